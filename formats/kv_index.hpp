@@ -1,0 +1,53 @@
+// Reader and writer of indexes (kv_index.md): keys and values in tree order, the cluster levels, the calibration.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "formats/kv_dump.hpp"
+#include "lib/attention/context_attention.hpp"
+#include "lib/index/build.hpp"
+#include "lib/index/calibration.hpp"
+
+namespace squeeze {
+
+class KvIndexWriter {
+ public:
+  // Writes NAME.partial, allocated whole. The index remembers the options that it was built with.
+  KvIndexWriter(const std::string& path, const Context& context, DType dtype, const IndexOptions& options,
+                WriteMode mode);
+  ~KvIndexWriter();
+
+  int n_layers_done() const;
+  Tensor hidden() const;  // as in KvDumpWriter: one-step builds resume too
+  void write_layer(int layer, const IndexLayer& index, TensorView hidden_after);
+  std::vector<HeadView> layer(int layer) const;  // a written layer, mapped: calibration reads it back
+  void write_calibration(const Calibration& calibration);
+  void finish();          // renames to NAME; throws if a layer or the calibration is missing
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+class KvIndex {
+ public:
+  explicit KvIndex(const std::string& path);
+  ~KvIndex();
+  KvIndex(KvIndex&&) noexcept;
+
+  const std::string& path() const;
+  const Context& context() const;
+  DType dtype() const;
+  const IndexOptions& options() const;
+  const Calibration& calibration() const;
+  ContextView view() const;  // mapped; valid as long as this
+  int64_t file_bytes() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace squeeze

@@ -1,0 +1,1 @@
+// The dense matrix product, by oneDNN.

@@ -1,0 +1,77 @@
+// Chooses the kernel table: the only place that branches on the machine.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cpu/tables.hpp"
+
+namespace squeeze {
+namespace {
+
+// `upper` with its null entries taken from `lower`.
+Kernels filled(Kernels upper, const Kernels& lower) {
+  const auto fill = [](auto& entry, auto fallback) {
+    if (!entry) entry = fallback;
+  };
+  fill(upper.to_f32, lower.to_f32);
+  fill(upper.from_f32, lower.from_f32);
+  fill(upper.scores, lower.scores);
+  fill(upper.exp_sum, lower.exp_sum);
+  fill(upper.attend, lower.attend);
+  fill(upper.assign, lower.assign);
+  fill(upper.matvec, lower.matvec);
+  fill(upper.rms_norm, lower.rms_norm);
+  fill(upper.rope, lower.rope);
+  fill(upper.swiglu, lower.swiglu);
+  return upper;
+}
+
+const std::vector<const Kernels*>& tables() {
+  static const std::vector<const Kernels*> list = [] {
+    std::vector<const Kernels*> found{&kScalarKernels};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    static const Kernels avx2 = filled(kAvx2Kernels, kScalarKernels);
+    static const Kernels avx512 = filled(kAvx512Kernels, avx2);
+    const bool has_avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (has_avx2) found.push_back(&avx2);
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      found.push_back(&avx512);
+    }
+#endif
+    return found;
+  }();
+  return list;
+}
+
+const Kernels* find(const char* isa) {
+  for (const Kernels* table : tables()) {
+    if (std::strcmp(table->isa, isa) == 0) return table;
+  }
+  return nullptr;
+}
+
+std::atomic<const Kernels*>& active() {
+  static std::atomic<const Kernels*> table = [] {
+    const char* wanted = std::getenv("SQUEEZE_ISA");
+    const Kernels* named = wanted ? find(wanted) : nullptr;
+    return named ? named : tables().back();
+  }();
+  return table;
+}
+
+}  // namespace
+
+std::vector<const Kernels*> available_kernels() { return tables(); }
+
+const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }
+
+bool select_kernels(const char* isa) {
+  const Kernels* table = find(isa);
+  if (table) active().store(table);
+  return table != nullptr;
+}
+
+}  // namespace squeeze

@@ -1,0 +1,112 @@
+// The table of compute kernels: one function pointer per operation, one table per instruction set.
+//
+// Kernels see raw pointers, sizes and strides. They run on the calling thread, never throw, print or allocate, and
+// accumulate in float32 (scalar: float64). Matrices are row-major with contiguous rows. Sizes may be zero.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/dtype.hpp"
+
+namespace squeeze {
+
+inline constexpr int kMaxHeadDim = 512;  // the largest head_dim that attend and scores accept
+
+struct RowRange {  // rows [begin, end)
+  int32_t begin = 0;
+  int32_t end = 0;
+  friend bool operator==(const RowRange&, const RowRange&) = default;
+};
+
+// out[i * out_stride + j] = scale * dot(queries[i], rows[j])
+struct ScoresArgs {
+  const float* queries;  // [n_queries, dim]
+  int64_t n_queries;
+  const void* rows;      // [n_rows, dim] of dtype
+  DType dtype;
+  int64_t n_rows;
+  int64_t dim;
+  float scale;
+  float* out;            // [n_queries, out_stride]
+  int64_t out_stride;
+};
+
+// Exact softmax attention of a block of queries over row ranges of one KV head, accumulated into a running state, so
+// that several calls (pinned rows, selected clusters, dropped clusters at their means, the causal tail) give the
+// softmax over the union of their rows. Start from acc = 0, max = -infinity, sum = 0; the output is acc / sum and the
+// log-sum-exp is max + log(sum). Online softmax: Milakov and Gimelshein, arXiv 1805.02867.
+struct AttendArgs {
+  const float* queries;     // [n_queries, dim]
+  int64_t n_queries;
+  int64_t dim;              // at most kMaxHeadDim
+  float scale;
+  const void* keys;         // [*, dim] of dtype
+  const void* values;       // [*, dim] of dtype
+  DType dtype;
+  const RowRange* ranges;   // [n_ranges]
+  int64_t n_ranges;
+  const int64_t* visible;   // [n_queries], query i sees only rows < visible[i]; null: every query sees every row
+  const float* row_bias;    // added to the logit of each row, indexed like keys (log N_i of a cluster); null: zero
+  float* acc;               // [n_queries, dim] sum of exp(logit - max) * value
+  float* max;               // [n_queries]
+  float* sum;               // [n_queries]
+};
+
+// nearest[i] = argmax_j dot(points[i], centroids[j]) - offsets[j], the lowest j on a tie; best[i] its value.
+// With unit vectors and no offsets: cosine; with offsets = |centroid|^2 / 2: Euclidean.
+struct AssignArgs {
+  const float* points;      // [n_points, dim]
+  int64_t n_points;
+  const float* centroids;   // [n_centroids, dim]
+  int64_t n_centroids;
+  int64_t dim;
+  const float* offsets;     // [n_centroids] or null
+  int32_t* nearest;         // [n_points]; -1 where every score is NaN
+  float* best;              // [n_points]
+};
+
+// out[i * out_stride + j] = dot(x[i], weights[j]) (+ bias[j]): few rows of x against many rows of weights.
+struct MatvecArgs {
+  const float* x;           // [n_rows, in_features]
+  int64_t n_rows;
+  const void* weights;      // [out_features, in_features] of dtype
+  DType dtype;
+  int64_t out_features;
+  int64_t in_features;
+  const float* bias;        // [out_features] or null
+  float* out;               // [n_rows, out_stride]
+  int64_t out_stride;
+};
+
+struct Kernels {
+  const char* isa;  // "scalar", "avx2", "avx512"
+
+  void (*to_f32)(const void* in, DType dtype, int64_t n, float* out);
+  void (*from_f32)(const float* in, int64_t n, DType dtype, void* out);
+
+  void (*scores)(const ScoresArgs&);
+  // x[j] = exp(x[j] - max); returns sum_j weights[j] * x[j] (weights null: all one).
+  float (*exp_sum)(float* x, int64_t n, float max, const float* weights);
+  void (*attend)(const AttendArgs&);
+  void (*assign)(const AssignArgs&);
+
+  void (*matvec)(const MatvecArgs&);
+  // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; out may be x.
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
+  // Rotates x[i] and x[i + n/2], i < n/2, by the angle whose cosine and sine are given (half-split RoPE), in place.
+  void (*rope)(float* x, int64_t n, const float* cosines, const float* sines);
+  // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; out may be gate.
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+};
+
+// The tables this machine can run, scalar first, the fastest last.
+std::vector<const Kernels*> available_kernels();
+
+// The table in use: the fastest one, or the one that SQUEEZE_ISA or select_kernels names.
+const Kernels& kernels();
+
+// Chooses the table by its ISA name; returns false, changing nothing, if this machine cannot run it.
+bool select_kernels(const char* isa);
+
+}  // namespace squeeze

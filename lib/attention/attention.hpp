@@ -1,0 +1,27 @@
+// The seam between the forward pass and attention: one call per layer, queries, new keys and values in, output out.
+#pragma once
+
+#include <cstdint>
+
+#include "lib/core/tensor.hpp"
+
+namespace squeeze {
+
+// The projections of n consecutive tokens of one layer, after RoPE.
+struct AttentionInput {
+  int layer;
+  int64_t first_position;  // position of the first token in the whole sequence, context included
+  TensorView queries;      // f32 [n, n_query_heads, head_dim]
+  TensorView keys;         // f32 [n, n_kv_heads, head_dim]
+  TensorView values;       // f32 [n, n_kv_heads, head_dim]
+};
+
+class Attention {
+ public:
+  virtual ~Attention() = default;
+  // Appends the keys and values to the layer's cache and returns the causal attention output,
+  // f32 [n, n_query_heads, head_dim].
+  virtual Tensor attend(const AttentionInput& input) = 0;
+};
+
+}  // namespace squeeze

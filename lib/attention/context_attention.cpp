@@ -1,0 +1,1 @@
+// attention/context_attention

@@ -1,0 +1,24 @@
+// Threads: a fixed-size team, and a parallel loop whose result does not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace squeeze {
+
+// The number of threads that parallel_for uses. The default is the number of cores this process may run on.
+int n_threads();
+
+// Libraries that use OpenMP themselves (Faiss, oneDNN) are held to one thread, so that a call of theirs inside or
+// outside parallel_for does not depend on n either. Throws if n < 1.
+void set_threads(int n);
+
+// Calls body(i) for every i in [0, n), in any order, on up to n_threads() threads; rethrows the first exception after
+// all threads have stopped. A call from inside another parallel_for runs on the calling thread.
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+
+// Calls body(begin, end) for consecutive blocks of `block` indices (the last may be shorter). The partition depends on
+// n and block only.
+void parallel_blocks(int64_t n, int64_t block, const std::function<void(int64_t begin, int64_t end)>& body);
+
+}  // namespace squeeze

@@ -1,0 +1,105 @@
+// Dense row-major arrays of f32, f16 or bf16: an owner (Tensor) and a read-only view (TensorView).
+#pragma once
+
+#include <cassert>
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/dtype.hpp"
+
+namespace squeeze {
+
+// The sizes of up to four dimensions, outermost first.
+class Shape {
+ public:
+  static constexpr int kMaxRank = 4;
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> sizes);
+  explicit Shape(std::span<const int64_t> sizes);
+
+  int rank() const { return rank_; }
+  int64_t operator[](int dim) const { return sizes_[dim]; }
+  int64_t n_elements() const;
+  Shape tail() const;       // without the first dimension
+  std::string str() const;  // "[8, 128, 64]"
+  friend bool operator==(const Shape&, const Shape&) = default;
+
+ private:
+  int rank_ = 0;
+  int64_t sizes_[kMaxRank] = {0, 0, 0, 0};
+};
+
+// Borrowed, read-only, contiguous. Passed by value. Valid as long as its owner (a Tensor, a mapped file).
+class TensorView {
+ public:
+  TensorView() = default;
+  TensorView(const void* data, DType dtype, Shape shape) : data_(data), dtype_(dtype), shape_(shape) {}
+
+  const void* data() const { return data_; }
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  int64_t size(int dim) const { return shape_[dim]; }
+  int64_t n_elements() const { return shape_.n_elements(); }
+  size_t n_bytes() const { return static_cast<size_t>(n_elements()) * size_of(dtype_); }
+
+  const float* f32() const {
+    assert(dtype_ == DType::f32);
+    return static_cast<const float*>(data_);
+  }
+  // The sub-array at index `i` of the first dimension.
+  TensorView operator[](int64_t i) const;
+  // The indices [begin, end) of the first dimension.
+  TensorView slice(int64_t begin, int64_t end) const;
+  // The address of element `i` of the flattened array.
+  const void* at(int64_t i) const { return static_cast<const char*>(data_) + i * static_cast<int64_t>(size_of(dtype_)); }
+
+ private:
+  const void* data_ = nullptr;
+  DType dtype_ = DType::f32;
+  Shape shape_;
+};
+
+// Owns 64-byte aligned, uninitialised (or zeroed) memory. Moves; copies only by clone().
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(DType dtype, Shape shape);
+  static Tensor zeros(DType dtype, Shape shape);
+
+  Tensor clone() const;
+  operator TensorView() const { return view(); }
+  TensorView view() const { return {data_.get(), dtype_, shape_}; }
+  TensorView operator[](int64_t i) const { return view()[i]; }
+
+  void* data() { return data_.get(); }
+  const void* data() const { return data_.get(); }
+  float* f32() {
+    assert(dtype_ == DType::f32);
+    return static_cast<float*>(data_.get());
+  }
+  const float* f32() const { return view().f32(); }
+  void* at(int64_t i) { return static_cast<char*>(data_.get()) + i * static_cast<int64_t>(size_of(dtype_)); }
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  int64_t size(int dim) const { return shape_[dim]; }
+  int64_t n_elements() const { return shape_.n_elements(); }
+  size_t n_bytes() const { return static_cast<size_t>(n_elements()) * size_of(dtype_); }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> data_;
+  DType dtype_ = DType::f32;
+  Shape shape_;
+};
+
+// A copy of `in` in another type.
+Tensor convert(TensorView in, DType dtype);
+
+}  // namespace squeeze

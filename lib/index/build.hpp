@@ -1,0 +1,40 @@
+// Builds the cluster tree of one layer: k-means per KV head, hierarchy, tree order, value means.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "lib/index/head_index.hpp"
+#include "lib/model/context.hpp"
+
+namespace squeeze {
+
+enum class Metric { cosine, l2 };
+
+// A number of clusters, as a share of the context's tokens or as a count.
+struct ClusterCount {
+  double share = 0;   // of n_tokens; used when count is 0
+  int64_t count = 0;  // 0: use share
+
+  int64_t of(int64_t n_tokens) const;  // at least 1, rounded to nearest
+};
+
+struct IndexOptions {
+  std::vector<ClusterCount> levels;  // coarsest first, the last are the leaves; each larger than the one before
+  int32_t n_sinks = 4;
+  int32_t n_window = 100;
+  Metric metric = Metric::cosine;
+  int iterations = 10;
+  uint64_t seed = 1;
+};
+
+// Throws, before any work, if the context is shorter than sinks + window + 1 or more clusters than clustered tokens
+// are asked for.
+void check_options(const IndexOptions& options, int64_t n_tokens);
+
+// keys, values: [n_kv_heads, n_tokens, head_dim], any dtype; the result has the same dtype (centroids and value means
+// too). Throws if a key or value is not finite. The same input and options give the same result for any number of
+// threads.
+IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& options);
+
+}  // namespace squeeze

@@ -1,0 +1,44 @@
+// One forward pass for Llama, Mistral, Qwen2 and Qwen3: whole (all layers for a chunk of tokens) or by layer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "lib/attention/attention.hpp"
+#include "lib/model/config.hpp"
+#include "lib/model/weights.hpp"
+
+namespace squeeze {
+
+enum class Precision { f32, bf16 };
+
+class Transformer {
+ public:
+  // The weights' memory outlives this. bf16: matmuls take bf16 inputs and accumulate in float32; the rest is float32.
+  Transformer(const ModelConfig& config, const ModelWeights& weights, Precision precision);
+  ~Transformer();
+
+  const ModelConfig& config() const;
+
+  // Fixes the RoPE frequencies for a sequence of this many tokens ("dynamic" scaling depends on it; it never shrinks).
+  void set_sequence_length(int64_t n_tokens);
+
+  // f32 [n, hidden]
+  Tensor embed(std::span<const int32_t> tokens) const;
+  // One layer over n consecutive tokens, in place. hidden: f32 [n, hidden].
+  void forward_layer(int layer, int64_t first_position, Attention& attention, float* hidden, int64_t n) const;
+  // f32 [n, vocab] from hidden states f32 [n, hidden] after the last layer.
+  Tensor logits(TensorView hidden) const;
+
+  // All layers; returns the logits of the last token, f32 [1, vocab], or of all tokens, f32 [n, vocab].
+  Tensor forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
+                 bool all_logits = false) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace squeeze

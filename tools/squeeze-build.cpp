@@ -1,0 +1,2 @@
+// squeeze-build
+int main() { return 2; }

@@ -1,0 +1,2 @@
+// squeeze-dump
+int main() { return 2; }

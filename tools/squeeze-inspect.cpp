@@ -1,0 +1,2 @@
+// squeeze-inspect
+int main() { return 2; }

@@ -1,0 +1,2 @@
+// squeeze-run
+int main() { return 2; }
