@@ -16,7 +16,7 @@ constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
 constexpr size_t kMaxTextBytes = size_t{1} << 31;
 constexpr const char* kCompleteName = "/complete";
 
-void check_utf8(const std::string& path, std::string_view what, std::string_view text) {
+void expect_utf8(const std::string& path, std::string_view what, std::string_view text) {
   if (const auto at = first_invalid_utf8(text)) fail("{}: {} is not UTF-8 at byte {}", path, what, *at);
 }
 
@@ -34,9 +34,9 @@ void check_model(const std::string& path, const ModelInfo& model) {
   if (!std::isfinite(model.softmax_scale) || model.softmax_scale <= 0) {
     fail("{}: expected a positive softmax_scale, found {}", path, model.softmax_scale);
   }
-  check_utf8(path, "model_name", model.model_name);
-  check_utf8(path, "model_fingerprint", model.model_fingerprint);
-  check_utf8(path, "rope", model.rope);
+  expect_utf8(path, "model_name", model.model_name);
+  expect_utf8(path, "model_fingerprint", model.model_fingerprint);
+  expect_utf8(path, "rope", model.rope);
 }
 
 void check_version(const h5::Reader& file) {
@@ -67,10 +67,10 @@ void check_context(const std::string& path, const Context& context) {
   }
   if (*std::min_element(context.tokens.begin(), context.tokens.end()) < 0) fail("{}: a token id is negative", path);
   if (context.text.size() > kMaxTextBytes) fail("{}: the text is longer than {} bytes", path, kMaxTextBytes);
-  check_utf8(path, "the text", context.text);
+  expect_utf8(path, "the text", context.text);
   int32_t previous = 0;
   for (const Document& document : context.documents) {
-    check_utf8(path, "a document's name", document.name);
+    expect_utf8(path, "a document's name", document.name);
     if (document.first_token < previous || document.first_token > n_tokens) {
       fail("{}: document {} starts at token {}, after one that starts at {}, of {}", path, document.name,
            document.first_token, previous, n_tokens);

@@ -10,7 +10,7 @@
 namespace squeeze {
 namespace {
 
-constexpr int64_t kMaxBlocks = 16;
+constexpr int64_t kMaxBlocks = 8;
 constexpr double kGridTolerance = 1e-9;
 
 Shape quantiles_shape(size_t n_levels) {

@@ -9,7 +9,7 @@
 
 namespace squeeze {
 
-// Room for the calibration of up to 16 block sizes.
+// Room for the calibration of up to 8 block sizes.
 void create_calibration(h5::Skeleton& file, size_t n_levels);
 
 struct CalibrationExtents {

@@ -1,4 +1,4 @@
-// Views into a layer's cluster tree.
+// Views of a built layer, and cluster counts.
 #include "lib/index/head_index.hpp"
 
 #include <algorithm>
