@@ -137,7 +137,7 @@ KvIndexWriter::~KvIndexWriter() = default;
 
 int KvIndexWriter::n_layers_done() const { return impl_->file.n_steps_done(); }
 
-Tensor KvIndexWriter::hidden() const { return impl_->file.state().clone(); }
+Tensor KvIndexWriter::hidden() const { return impl_->file.state(); }
 
 void KvIndexWriter::write_layer(int layer, const IndexLayer& index, TensorView hidden_after) {
   PartialFile& file = impl_->file;

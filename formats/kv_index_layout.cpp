@@ -117,11 +117,12 @@ struct MappedLayer {
 
   void check_levels(const HeadView& head, int64_t kv_head) const {
     for (size_t i = 0; i < head.levels.size(); ++i) {
-      const LevelView& level = head.levels[i];
-      if (!ascends(level.first_row, head.n_sinks, head.n_tokens() - head.n_window)) {
+      if (!ascends(head.levels[i].first_row, head.n_sinks, head.n_tokens() - head.n_window)) {
         fail("{}: head {}: the rows of level {} do not cover the clustered tokens in order", where, kv_head, i);
       }
-      if (i + 1 == head.levels.size()) return;
+    }
+    for (size_t i = 0; i + 1 < head.levels.size(); ++i) {
+      const LevelView& level = head.levels[i];
       const LevelView& next = head.levels[i + 1];
       bool nested = ascends(level.first_child, 0, next.n_clusters());
       for (size_t c = 0; nested && c < level.first_row.size(); ++c) {
