@@ -161,7 +161,7 @@ Tensor DenseCache::attend(const AttentionInput& input) {
 
 TensorView DenseCache::keys(int layer) {
   LayerCache& cache = layers_.at(static_cast<size_t>(layer));
-  if (cache.capacity() != cache.n_tokens) cache.reallocate(model_, dtype_, cache.n_tokens);
+  if (cache.keys.shape().rank() == 0 || cache.capacity() != cache.n_tokens) cache.reallocate(model_, dtype_, cache.n_tokens);
   return cache.keys;
 }
 
