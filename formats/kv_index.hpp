@@ -14,7 +14,8 @@ namespace squeeze {
 
 class KvIndexWriter {
  public:
-  // Writes NAME.partial, allocated whole. The index remembers the options that it was built with.
+  // Writes NAME.partial, allocated whole. The index remembers the options that it was built with. Throws if a partial
+  // file that is to be resumed was begun with another model, text, type or options.
   KvIndexWriter(const std::string& path, const Context& context, DType dtype, const IndexOptions& options,
                 WriteMode mode);
   ~KvIndexWriter();
@@ -24,7 +25,7 @@ class KvIndexWriter {
   void write_layer(int layer, const IndexLayer& index, TensorView hidden_after);
   std::vector<HeadView> layer(int layer) const;  // a written layer, mapped: calibration reads it back
   void write_calibration(const Calibration& calibration);
-  void finish();          // renames to NAME; throws if a layer or the calibration is missing
+  void finish();  // renames to NAME; throws if a layer or the calibration is missing
 
  private:
   struct Impl;
