@@ -92,7 +92,8 @@ TEST_SUITE("build") {
       IndexOptions options = options_with({{0, 2}, {0, 102}}, 0, 0);
       options.metric = Metric::l2;
       options.seed = seed;
-      const HeadIndex head = build_layer(keys, keys, options).heads[0];
+      const IndexLayer layer = build_layer(keys, keys, options);
+      const HeadIndex& head = layer.heads[0];
       REQUIRE(head.levels[0].first_row.size() == 3);
       CHECK(head.levels[1].first_row.size() == 4);
       const int32_t first = head.levels[0].first_row[1];
