@@ -53,9 +53,15 @@ const Kernels* find(const char* isa) {
   return nullptr;
 }
 
+// SQUEEZE_ISA; null if unset or empty.
+const char* requested_isa() {
+  const char* wanted = std::getenv("SQUEEZE_ISA");
+  return wanted && *wanted ? wanted : nullptr;
+}
+
 std::atomic<const Kernels*>& active() {
   static std::atomic<const Kernels*> table = [] {
-    const char* wanted = std::getenv("SQUEEZE_ISA");
+    const char* wanted = requested_isa();
     const Kernels* named = wanted ? find(wanted) : nullptr;
     return named ? named : tables().back();
   }();
@@ -67,6 +73,11 @@ std::atomic<const Kernels*>& active() {
 std::vector<const Kernels*> available_kernels() { return tables(); }
 
 const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }
+
+const char* invalid_isa_request() {
+  const char* wanted = requested_isa();
+  return wanted && !find(wanted) ? wanted : nullptr;
+}
 
 bool select_kernels(const char* isa) {
   const Kernels* table = find(isa);

@@ -103,8 +103,12 @@ struct Kernels {
 // The tables this machine can run, scalar first, the fastest last.
 std::vector<const Kernels*> available_kernels();
 
-// The table in use: the fastest one, or the one that SQUEEZE_ISA or select_kernels names.
+// The table in use: the fastest one, or the one that the environment variable SQUEEZE_ISA or select_kernels names.
 const Kernels& kernels();
+
+// The value of SQUEEZE_ISA if this machine or this build has no such table, else null. Programs check it before any
+// work and refuse to run; kernels() itself cannot report it.
+const char* invalid_isa_request();
 
 // Chooses the table by its ISA name; returns false, changing nothing, if this machine cannot run it.
 bool select_kernels(const char* isa);

@@ -40,11 +40,12 @@ CASES = {
                                   num_key_value_heads=1,
                                   rope=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                                             original_max_position_embeddings=40)), "bf16", "transformers4"),
-    "rope_yarn": ("Llama", dict(max_position_embeddings=320, theta=500.0, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+    "rope_yarn": ("Llama", dict(max_position_embeddings=320, theta=500.0, num_hidden_layers=1, num_attention_heads=2,
+                                num_key_value_heads=1,
                                 rope=dict(rope_type="yarn", factor=8.0,
                                           original_max_position_embeddings=40)), "bf16", None),
-    "rope_yarn_mscale": ("Qwen2", dict(max_position_embeddings=320, theta=500.0, num_hidden_layers=1, num_attention_heads=2,
-                                       num_key_value_heads=1,
+    "rope_yarn_mscale": ("Qwen2", dict(max_position_embeddings=320, theta=500.0, num_hidden_layers=1,
+                                       num_attention_heads=2, num_key_value_heads=1,
                                        rope=dict(rope_type="yarn", factor=8.0, original_max_position_embeddings=40,
                                                  beta_fast=16.0, beta_slow=2.0, mscale=1.0, mscale_all_dim=0.5,
                                                  truncate=False)), "bf16", "transformers4"),
@@ -60,7 +61,6 @@ def build(prefix, changes, seed):
     rope = dict(changes.pop("rope", dict(rope_type="default")), rope_theta=changes.pop("theta", 10000.0))
     settings = {**SMALL, "initializer_range": 0.2, "rope_parameters": rope, **changes}
     config = getattr(transformers, prefix + "Config")(**settings)
-    config._attn_implementation = "eager"
     torch.manual_seed(seed)
     model = getattr(transformers, prefix + "ForCausalLM")(config).eval()
     with torch.no_grad():  # norms and biases of ones and zeros would hide a missing term
@@ -110,8 +110,10 @@ def write_case(folder, name, seed, tokens):
     treat(folder, treatment)
     (folder / "generation_config.json").unlink(missing_ok=True)
 
+    # Loaded again: a model converted from bf16 would keep RoPE frequencies rounded to bf16.
+    loaded = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
-        logits = model.float()(torch.tensor([tokens]), use_cache=False).logits[0]
+        logits = loaded(torch.tensor([tokens]), use_cache=False).logits[0]
     save_file({"logits": logits[POSITIONS].contiguous()}, folder / "golden.safetensors")
     print(f"{name}: logits up to {logits.abs().max():.2f}, {sum(f.stat().st_size for f in folder.iterdir())} bytes")
 

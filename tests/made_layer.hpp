@@ -8,7 +8,7 @@
 
 namespace squeeze {
 
-// Standard normal numbers, the same on every machine's generator of the same seed.
+// Standard normal numbers.
 inline Tensor random_tensor(Shape shape, unsigned seed, DType dtype = DType::f32) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;

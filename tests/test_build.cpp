@@ -78,9 +78,27 @@ TEST_SUITE("build") {
     check_laws(layer, keys, values);
     const Level& root = layer.heads[0].levels[0];
     CHECK(root.first_row == std::vector<int32_t>{1, 8});
-    CHECK(root.centroids.f32()[0] == doctest::Approx(-2));         // (4 - 6 * 3) / 7; the mean of means is -2/3
-    CHECK(root.centroids.f32()[1] == doctest::Approx(8.0 / 7));    // (2 + 2 + 4) / 7
+    CHECK(root.centroids.f32()[0] == doctest::Approx(-2));       // (4 - 6 * 3) / 7; the mean of means is -2/3
+    CHECK(root.centroids.f32()[1] == doctest::Approx(8.0 / 7));  // (2 + 2 + 4) / 7
     CHECK(root.value_means.f32()[0] == doctest::Approx(40.0 / 7));
+  }
+
+  TEST_CASE("coarse levels weigh a leaf by its keys") {
+    // As many leaves as keys leave one per distinct key. The heavy 0 holds its centroid, so 1 goes with 1.9.
+    Tensor keys = Tensor::zeros(DType::f32, {1, 102, 1});
+    keys.f32()[100] = 1;
+    keys.f32()[101] = 1.9f;
+    for (uint64_t seed = 0; seed < 10; ++seed) {
+      IndexOptions options = options_with({{0, 2}, {0, 102}}, 0, 0);
+      options.metric = Metric::l2;
+      options.seed = seed;
+      const IndexLayer layer = build_layer(keys, keys, options);
+      const HeadIndex& head = layer.heads[0];
+      REQUIRE(head.levels[0].first_row.size() == 3);
+      CHECK(head.levels[1].first_row.size() == 4);
+      const int32_t first = head.levels[0].first_row[1];
+      CHECK((first == 100 || first == 2));
+    }
   }
 
   TEST_CASE("tree order: sorted by parent, rows of a leaf ascend by token") {
@@ -137,14 +155,15 @@ TEST_SUITE("build") {
     CHECK(cluster_counts(options_with({{0.01, 0}, {0.05, 0}}, 4, 100), 105) == std::vector<int64_t>{1, 1});
     CHECK(cluster_counts(options_with({{0.01, 0}, {0.05, 0}}, 4, 100), 10000) == std::vector<int64_t>{100, 500});
     CHECK(cluster_counts(options_with({{1.0, 0}}, 2, 10), 100) == std::vector<int64_t>{88});
-    CHECK_THROWS_WITH_AS(check_options(options_with({{0, 89}}, 2, 10), 100), doctest::Contains("more clusters than keys"),
-                         Error);
+    CHECK_THROWS_WITH_AS(check_options(options_with({{0, 89}}, 2, 10), 100),
+                         doctest::Contains("more clusters than keys"), Error);
     const Tensor keys = random_tensor({1, 105, 4}, 1);
     check_laws(build_layer(keys, keys, options_with({{0.01, 0}, {0.05, 0}}, 4, 100)), keys, keys);
   }
 
   TEST_CASE("options that cannot work are refused") {
-    CHECK_THROWS_WITH_AS(check_options(options_with({{0.05, 0}}, 4, 100), 104), doctest::Contains("at least 105"), Error);
+    CHECK_THROWS_WITH_AS(check_options(options_with({{0.05, 0}}, 4, 100), 104), doctest::Contains("at least 105"),
+                         Error);
     CHECK_THROWS_AS(check_options(options_with({{0.05, 0}}, 0, 0), 0), Error);
     CHECK_THROWS_AS(check_options(options_with({{0.05, 0}}, 2147483647, 2147483647), 200), Error);
     CHECK_THROWS_AS(check_options(options_with({{0.05, 0}}, -1, 10), 200), Error);
@@ -166,8 +185,8 @@ TEST_SUITE("build") {
         Tensor keys = random_tensor({2, 50, 4}, 1, dtype);
         const Tensor good = keys.clone();
         store_element(keys.data(), dtype, (50 + 7) * 4 + 3, bad);
-        CHECK_THROWS_WITH_AS(build_layer(keys, good, options_with({{0, 3}})), doctest::Contains("key of token 7, KV head 1"),
-                             Error);
+        CHECK_THROWS_WITH_AS(build_layer(keys, good, options_with({{0, 3}})),
+                             doctest::Contains("key of token 7, KV head 1"), Error);
         CHECK_THROWS_WITH_AS(build_layer(good, keys, options_with({{0, 3}})),
                              doctest::Contains("value of token 7, KV head 1"), Error);
       }

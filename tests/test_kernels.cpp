@@ -1,1 +1,319 @@
-// Tests of kernels.
+// Tests of kernels: every table against double sums and the scalar conversions, with derived error bounds.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "tests/kernel_cases.hpp"
+
+namespace squeeze {
+namespace {
+
+using namespace test;
+
+// Near: |found - expected| <= bound, or both are the same infinity.
+bool near(float found, double expected, double bound) {
+  return double{found} == expected || std::abs(double{found} - expected) <= bound;
+}
+
+// The distance of neighbouring floats at |x|.
+double ulp(double x) { return std::ldexp(1.0, std::max(std::ilogb(std::max(std::abs(x), 0x1p-126)), -126) - 23); }
+
+bool same_number(uint32_t a, uint32_t b, DType dtype) {
+  const auto is_nan = [&](uint32_t bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    if (dtype == DType::f32) return std::isnan(float_of_bits(bits));
+    return std::isnan(dtype == DType::f16 ? f16_to_f32(half) : bf16_to_f32(half));
+  };
+  return a == b || (is_nan(a) && is_nan(b));
+}
+
+TEST_SUITE("kernels") {
+  TEST_CASE("SQUEEZE_ISA chooses the table") {
+    CHECK(invalid_isa_request() == nullptr);
+    const char* isa = std::getenv("SQUEEZE_ISA");
+    const std::string expected = isa && *isa ? isa : available_kernels().back()->isa;
+    CHECK(expected == kernels().isa);
+    CHECK_FALSE(select_kernels("no such isa"));
+    CHECK(expected == kernels().isa);
+    CHECK(std::string(available_kernels().front()->isa) == "scalar");
+  }
+
+  TEST_CASE("to_f32 gives every 16-bit value") {
+    std::vector<uint16_t> halves(0x10000);
+    for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+    std::vector<float> found(halves.size());
+    for (const Kernels* table : tables_under_test()) {
+      for (const DType dtype : {DType::f16, DType::bf16}) {
+        table->to_f32(halves.data(), dtype, 0x10000, found.data());
+        for (int64_t i = 0; i < 0x10000; ++i) {
+          const float expected = load_element(halves.data(), dtype, i);
+          const float value = found[static_cast<size_t>(i)];
+          REQUIRE(same_number(bits_of_float(value), bits_of_float(expected), DType::f32));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("from_f32 rounds to nearest even, through subnormals, infinities and NaN") {
+    std::vector<float> values;
+    for (uint32_t high = 0; high < 0x10000u; ++high) {  // around every bf16, and every rounding boundary of f16
+      for (const uint32_t low : {0u, 1u, 0x0fffu, 0x1000u, 0x1001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+        values.push_back(float_of_bits((high << 16) | low));
+      }
+    }
+    const auto n = static_cast<int64_t>(values.size());
+    std::vector<uint16_t> found(values.size());
+    for (const Kernels* table : tables_under_test()) {
+      for (const DType dtype : {DType::f16, DType::bf16}) {
+        table->from_f32(values.data(), n, dtype, found.data());
+        for (size_t i = 0; i < values.size(); ++i) {
+          const uint16_t expected = dtype == DType::f16 ? f32_to_f16(values[i]) : f32_to_bf16(values[i]);
+          REQUIRE(same_number(found[i], expected, dtype));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("conversions of every length and alignment touch nothing else") {
+    std::mt19937 rng(1);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        for (const DType dtype : kDTypes) {
+          const Stored in(dtype, n, 1, rng);
+          std::vector<float> wide(static_cast<size_t>(n) + 2, 7.0f);
+          table->to_f32(in.data(), dtype, n, wide.data() + 1);
+          CHECK(wide.front() == 7.0f);
+          CHECK(wide.back() == 7.0f);
+          for (int64_t i = 0; i < n; ++i) CHECK(wide[static_cast<size_t>(i) + 1] == in[i]);
+
+          std::vector<uint8_t> narrow(static_cast<size_t>(n + 2) * size_of(dtype), 0x55);
+          table->from_f32(wide.data() + 1, n, dtype, narrow.data() + size_of(dtype));
+          if (n > 0) CHECK(std::memcmp(narrow.data() + size_of(dtype), in.data(), size_t(n) * size_of(dtype)) == 0);
+          CHECK(narrow.front() == 0x55);
+          CHECK(narrow.back() == 0x55);
+        }
+      }
+    }
+  }
+
+  TEST_CASE("exp_sum: each exponential within 2 ulp, the sum within n roundings") {
+    std::mt19937 rng(2);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        const Stored in(DType::f32, n, 1, rng, 60.0f);
+        const std::vector<float> weights = random_floats(n, rng);
+        const float max = 50.0f;
+        for (const bool weighted : {false, true}) {
+          std::vector<float> x(in.values);
+          x.insert(x.begin(), 0.5f);
+          x.push_back(0.25f);
+          const float total = table->exp_sum(x.data() + 1, n, max, weighted ? weights.data() : nullptr);
+          CHECK(x.front() == 0.5f);
+          CHECK(x.back() == 0.25f);
+          double sum = 0, size = 0;
+          for (int64_t i = 0; i < n; ++i) {
+            const double expected = std::exp(double{in[i] - max});
+            const float found = x[static_cast<size_t>(i) + 1];
+            CHECK(near(found, expected, 2 * ulp(expected)));
+            const double term = double{found} * (weighted ? double{weights[static_cast<size_t>(i)]} : 1.0);
+            sum += term;
+            size += std::abs(term);
+          }
+          CHECK(near(total, sum, static_cast<double>(n) * (kUnit * size + 0x1p-149)));  // terms may be subnormal
+        }
+      }
+    }
+  }
+
+  TEST_CASE("exp at its edges: 0, -infinity, subnormal results, overflow, NaN") {
+    for (const Kernels* table : tables_under_test()) {
+      for (float x = -110; x < 95; x += 0.0137f) {
+        float y = x;
+        table->exp_sum(&y, 1, 0.0f, nullptr);
+        const double expected = std::exp(double{x});
+        if (expected > double{std::numeric_limits<float>::max()}) {
+          CHECK(y == kInfinity);
+        } else {
+          CHECK(near(y, expected, 2 * ulp(expected)));
+        }
+      }
+      float edges[] = {0.0f, -0.0f, -kInfinity, -1e30f, kInfinity, 1e30f, kNan};
+      table->exp_sum(edges, 7, 0.0f, nullptr);
+      CHECK(edges[0] == 1.0f);
+      CHECK(edges[1] == 1.0f);
+      CHECK(edges[2] == 0.0f);
+      CHECK(edges[3] == 0.0f);
+      CHECK(edges[4] == kInfinity);
+      CHECK(edges[5] == kInfinity);
+      CHECK(std::isnan(edges[6]));
+    }
+  }
+
+  TEST_CASE("scores and matvec: within n roundings of the dot product, whatever else is in the call") {
+    std::mt19937 rng(3);
+    for (const Kernels* table : tables_under_test()) {
+      for (const DType dtype : kDTypes) {
+        for (const int64_t dim : kSizes) {
+          const int64_t n_rows = dim % 7 + 1, n_x = dim % 6 + 1, stride = n_rows + 2;
+          const Stored rows(dtype, n_rows * dim, 1, rng);
+          const Stored x(DType::f32, n_x * dim, 1, rng);
+          const std::vector<float> bias = random_floats(n_rows, rng);
+          const auto* x_data = static_cast<const float*>(x.data());
+          std::vector<float> scored(size_t(n_x * stride), 9.0f), product(size_t(n_x * stride), 9.0f);
+          table->scores({x_data, n_x, rows.data(), dtype, n_rows, dim, 0.3f, scored.data(), stride});
+          table->matvec({x_data, n_x, rows.data(), dtype, n_rows, dim, bias.data(), product.data(), stride});
+          for (int64_t i = 0; i < n_x; ++i) {
+            for (int64_t j = 0; j < stride; ++j) {
+              const auto at = static_cast<size_t>(i * stride + j);
+              if (j >= n_rows) {
+                CHECK(scored[at] == 9.0f);
+                CHECK(product[at] == 9.0f);
+                continue;
+              }
+              const Dot d = dot(x, i * dim, rows, j * dim, dim);
+              const double n = static_cast<double>(dim) + 2;
+              const double offset = double{bias[static_cast<size_t>(j)]};
+              CHECK(near(scored[at], double{0.3f} * d.value, n * kUnit * 0.3 * d.size));
+              CHECK(near(product[at], d.value + offset, n * kUnit * (d.size + std::abs(offset))));
+              float alone = 0;
+              const void* row = static_cast<const char*>(rows.data()) + j * dim * int64_t(size_of(dtype));
+              table->scores({x_data + i * dim, 1, row, dtype, 1, dim, 0.3f, &alone, 1});
+              CHECK(alone == scored[at]);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE("rms_norm, also in place") {
+    std::mt19937 rng(4);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        const Stored x(DType::f32, n, 1, rng), weight(DType::f32, n, 1, rng);
+        double squares = 0;
+        for (const float v : x.values) squares += double{v} * double{v};
+        const double inverse = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
+        std::vector<float> out(x.values);
+        out.push_back(5.0f);
+        table->rms_norm(out.data(), static_cast<const float*>(weight.data()), n, 1e-5f, out.data());
+        CHECK(out.back() == 5.0f);
+        for (int64_t i = 0; i < n; ++i) {
+          const double expected = double{x[i]} * inverse * double{weight[i]};
+          CHECK(near(out[static_cast<size_t>(i)], expected, static_cast<double>(n + 4) * kUnit * std::abs(expected)));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("rope rotates pairs half a row apart") {
+    std::mt19937 rng(5);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t half : kSizes) {
+        const Stored x(DType::f32, 2 * half, 1, rng);
+        std::vector<float> cosines, sines;
+        for (int64_t i = 0; i < half; ++i) {
+          cosines.push_back(static_cast<float>(std::cos(static_cast<double>(i))));
+          sines.push_back(static_cast<float>(std::sin(static_cast<double>(i))));
+        }
+        std::vector<float> out(x.values);
+        out.push_back(5.0f);
+        table->rope(out.data(), 2 * half, cosines.data(), sines.data());
+        CHECK(out.back() == 5.0f);
+        for (int64_t i = 0; i < half; ++i) {
+          const auto at = static_cast<size_t>(i);
+          const double c = double{cosines[at]}, s = double{sines[at]}, a = double{x[i]}, b = double{x[i + half]};
+          CHECK(near(out[at], a * c - b * s, 2 * kUnit * (std::abs(a * c) + std::abs(b * s))));
+          CHECK(near(out[at + size_t(half)], b * c + a * s, 2 * kUnit * (std::abs(b * c) + std::abs(a * s))));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("swiglu, also in place") {
+    std::mt19937 rng(6);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        const Stored gate(DType::f32, n, 1, rng, 30.0f), up(DType::f32, n, 1, rng);
+        std::vector<float> out(gate.values);
+        out.push_back(5.0f);
+        table->swiglu(out.data(), static_cast<const float*>(up.data()), n, out.data());
+        CHECK(out.back() == 5.0f);
+        for (int64_t i = 0; i < n; ++i) {
+          const double expected = double{gate[i]} / (1 + std::exp(-double{gate[i]})) * double{up[i]};
+          // exp: 2 ulp = 4 units; addition, division and product: one unit each.
+          CHECK(near(out[static_cast<size_t>(i)], expected, 8 * kUnit * std::abs(expected)));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("assign finds a best centroid and its score") {
+    std::mt19937 rng(7);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t dim : {1, 3, 8, 17, 64, 80, 128}) {
+        for (const int64_t n_points : {0, 1, 15, 16, 17, 33, 130}) {
+          const int64_t n_centroids = n_points % 23 + dim % 5;  // may be zero
+          const Stored points(DType::f32, n_points * dim, 1, rng), centroids(DType::f32, n_centroids * dim, 1, rng);
+          const std::vector<float> offsets = random_floats(n_centroids, rng);
+          const bool with_offsets = dim % 2 == 0;
+          std::vector<int32_t> nearest(static_cast<size_t>(n_points), 99);
+          std::vector<float> best(static_cast<size_t>(n_points));
+          table->assign({static_cast<const float*>(points.data()), n_points,
+                         static_cast<const float*>(centroids.data()), n_centroids, dim,
+                         with_offsets ? offsets.data() : nullptr, nearest.data(), best.data()});
+          for (int64_t i = 0; i < n_points; ++i) {
+            const int32_t chosen = nearest[static_cast<size_t>(i)];
+            const float found = best[static_cast<size_t>(i)];
+            if (n_centroids == 0) {
+              CHECK(chosen == -1);
+              continue;
+            }
+            REQUIRE(chosen >= 0);
+            REQUIRE(chosen < n_centroids);
+            for (int64_t j = 0; j < n_centroids; ++j) {
+              const Dot d = dot(points, i * dim, centroids, j * dim, dim);
+              const double offset = with_offsets ? double{offsets[static_cast<size_t>(j)]} : 0;
+              const double bound = static_cast<double>(dim + 1) * kUnit * (d.size + std::abs(offset));
+              CHECK(double{found} >= d.value - offset - bound);
+              if (j == chosen) CHECK(near(found, d.value - offset, bound));
+            }
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE("assign: the lowest index wins a tie, NaN never wins, a point's result depends on the point only") {
+    std::mt19937 rng(8);
+    const int64_t dim = 24, n_points = 70, n_centroids = 61;
+    std::vector<float> points = random_floats(n_points * dim, rng);
+    std::vector<float> centroids = random_floats(n_centroids * dim, rng);
+    for (int64_t j = 40; j < n_centroids; ++j) {  // 40.. repeat 0..
+      std::copy_n(centroids.begin() + (j - 40) * dim, dim, centroids.begin() + j * dim);
+    }
+    std::fill_n(centroids.begin() + 39 * dim, dim, kNan);
+    std::fill_n(points.begin() + 5 * dim, dim, kNan);
+    for (const Kernels* table : tables_under_test()) {
+      std::vector<int32_t> nearest(n_points), alone(n_points);
+      std::vector<float> best(n_points), best_alone(n_points);
+      table->assign(
+          {points.data(), n_points, centroids.data(), n_centroids, dim, nullptr, nearest.data(), best.data()});
+      for (size_t i = 0; i < n_points; ++i) {
+        CHECK(nearest[i] < 39);
+        CHECK((nearest[i] == -1) == (i == 5));
+        table->assign(
+            {points.data() + i * dim, 1, centroids.data(), n_centroids, dim, nullptr, &alone[i], &best_alone[i]});
+      }
+      CHECK(alone == nearest);
+      CHECK(best_alone == best);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace squeeze

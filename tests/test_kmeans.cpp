@@ -89,7 +89,8 @@ TEST_SUITE("kmeans") {
         CHECK(found.n_clusters == 1);
       }
       std::vector<float> mixed;
-      for (int i = 0; i < 100; ++i) mixed.insert(mixed.end(), {i % 3 == 0 ? 0.0f : 3e38f, i % 3 == 1 ? -3e38f : 1e-30f});
+      for (int i = 0; i < 100; ++i)
+        mixed.insert(mixed.end(), {i % 3 == 0 ? 0.0f : 3e38f, i % 3 == 1 ? -3e38f : 1e-30f});
       const Partition found = kmeans(from(mixed, 2), {}, 50, {metric});
       check_partition(found, 100, 50);
       CHECK(found.n_clusters <= 3);
@@ -126,7 +127,8 @@ TEST_SUITE("kmeans") {
   }
 
   TEST_CASE("more clusters than points is an error") {
-    CHECK_THROWS_WITH_AS(kmeans(random_tensor({3, 2}, 1), {}, 4, {}), doctest::Contains("more clusters than keys"), Error);
+    CHECK_THROWS_WITH_AS(kmeans(random_tensor({3, 2}, 1), {}, 4, {}), doctest::Contains("more clusters than keys"),
+                         Error);
     CHECK_THROWS_AS(kmeans(random_tensor({3, 2}, 1), {}, 0, {}), Error);
     CHECK_THROWS_AS(kmeans(Tensor(DType::f32, {0, 2}), {}, 1, {}), Error);
   }

@@ -64,6 +64,30 @@ TEST_SUITE("kv_index") {
     CHECK(same_calibration(index.calibration(), calibration));
   }
 
+  TEST_CASE("calibration queries are kept, and have to fit their positions") {
+    const TempFolder folder;
+    const std::vector<int32_t> positions = {9, 10, 11};
+    const ModelInfo model = made_context().model;
+    const Tensor queries = made_tensor(DType::bf16, {model.n_query_heads, 3, model.head_dim}, 5);
+    {
+      KvIndexWriter writer(folder / "i", made_context(), DType::bf16, made_options(), {}, positions);
+      CHECK(contains(error_of([&] { writer.write_layer(0, made_index_layer(DType::bf16, 0), {}); }), "expected queries"));
+      for (int l = 0; l < 2; ++l) writer.write_layer(l, made_index_layer(DType::bf16, l), {}, queries);
+      CHECK(same_bytes(writer.queries(1), queries));
+      const auto resume = [&] {
+        KvIndexWriter(folder / "j", made_context(), DType::bf16, made_options(), {.resume = true}, {7, 3});
+      };
+      CHECK(contains(error_of(resume), "ascending"));
+      writer.write_calibration(made_calibration());
+      writer.finish();
+    }
+    const KvIndex index(folder / "i");
+    CHECK(std::ranges::equal(index.query_positions(), positions));
+    for (int l = 0; l < 2; ++l) CHECK(same_bytes(index.queries(l), queries));
+    write_made_index(folder / "without", DType::bf16);
+    CHECK(contains(error_of([&] { (void)KvIndex(folder / "without").queries(0); }), "no calibration queries"));
+  }
+
   TEST_CASE("a written layer can be read back before the file is whole") {
     const TempFolder folder;
     KvIndexWriter writer(folder / "i", made_context(), DType::bf16, made_options(), {});

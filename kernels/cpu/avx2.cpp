@@ -1,5 +1,13 @@
-// The avx2 kernels.
+// The AVX2 kernels (with FMA and F16C): the shared bodies, compiled for vectors of 8 floats.
+#include "kernels/cpu/simd/assign.hpp"
+#include "kernels/cpu/simd/attend_many.hpp"
+#include "kernels/cpu/simd/dot.hpp"
+#include "kernels/cpu/simd/elementwise.hpp"
 #include "kernels/cpu/tables.hpp"
+
 namespace squeeze {
-extern const Kernels kAvx2Kernels = {"avx2", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-}
+
+extern const Kernels kAvx2Kernels = {"avx2", to_f32, from_f32, scores, exp_sum, attend,
+                                     assign, matvec, rms_norm, rope,   swiglu};
+
+}  // namespace squeeze

@@ -1,5 +1,13 @@
-// The avx512 kernels.
+// The AVX-512 kernels (F, BW, DQ, VL): the shared bodies, compiled for vectors of 16 floats.
+#include "kernels/cpu/simd/assign.hpp"
+#include "kernels/cpu/simd/attend_many.hpp"
+#include "kernels/cpu/simd/dot.hpp"
+#include "kernels/cpu/simd/elementwise.hpp"
 #include "kernels/cpu/tables.hpp"
+
 namespace squeeze {
-extern const Kernels kAvx512Kernels = {"avx512", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-}
+
+extern const Kernels kAvx512Kernels = {"avx512", to_f32, from_f32, scores, exp_sum, attend,
+                                       assign,   matvec, rms_norm, rope,   swiglu};
+
+}  // namespace squeeze

@@ -31,9 +31,10 @@ enum class Rest { drop, mean };
 // Equal scores: the lower cluster first.
 struct SelectionRule {
   Rule rule = Rule::all;
-  Thresholds thresholds;  // per level; rule threshold uses all of them, top_k and top_p only those of the upper levels
-  int64_t top_k = 0;      // number of clustered keys
-  double top_p = 1;       // estimated share of the clustered mass
+  Thresholds thresholds =
+      {};             // per level; rule threshold uses all of them, top_k and top_p only those of the upper levels
+  int64_t top_k = 0;  // number of clustered keys
+  double top_p = 1;   // estimated share of the clustered mass
 };
 
 struct DroppedCluster {

@@ -93,7 +93,8 @@ double distance(const float* x, const float* y, int64_t dim, Metric metric) {
     squared_distance += (double{x[c]} - double{y[c]}) * (double{x[c]} - double{y[c]});
   }
   if (metric == Metric::l2) return squared_distance;
-  return x_squares > 0 && y_squares > 0 ? 1 - product / (std::sqrt(x_squares) * std::sqrt(y_squares)) : 1;
+  if (x_squares == 0 || y_squares == 0) return 1;
+  return std::max(0.0, 1 - product / (std::sqrt(x_squares) * std::sqrt(y_squares)));
 }
 
 double mean_distance(TensorView keys, const Tensor& centroids, const std::vector<int32_t>& leaf_of, Metric metric) {

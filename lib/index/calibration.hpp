@@ -19,8 +19,8 @@ using Thresholds = std::vector<float>;
 // threshold[i] drops the share `sparsity_grid()[i]` of the clustered keys, or the share nearest to it that a threshold
 // can drop. Non-decreasing; -infinity where nothing is to be dropped.
 //
-// Limits: keys of one cluster go together, and scores that agree in their first 13 significant bits are not told apart.
-// The measured share is as close to the grid's as the largest such group of the calibration scores allows.
+// Limits: keys of one cluster go together, and scores that agree in their first 13 significant bits, or underflow to
+// zero, are not told apart. The measured share is as close to the grid's as the largest such group allows.
 struct QuantileFunction {
   std::vector<float> thresholds;
 

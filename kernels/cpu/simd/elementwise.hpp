@@ -1,0 +1,113 @@
+// Kernels that pass over vectors once: conversions, exp_sum, rms_norm, rope, swiglu. Bound by memory, or by exp.
+#pragma once
+
+#include "kernels/cpu/simd/vector.hpp"
+
+namespace squeeze {
+namespace {
+
+template <DType T>
+inline void widen(const void* in, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_f32(out + i, load<T>(in, i));
+  if (i < n) store_f32_some(out + i, load_some<T>(in, i, n - i), n - i);
+}
+
+inline void to_f32(const void* in, DType dtype, int64_t n, float* out) {
+  with_dtype(dtype, [&]<DType T>() { widen<T>(in, n, out); });
+}
+
+inline void copy_f32(const float* in, int64_t n, float* out) { widen<DType::f32>(in, n, out); }
+
+inline void to_bf16(const float* in, int64_t n, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_half(out + i, narrow_bf16(load_f32(in + i)));
+  if (i < n) store_half_some(out + i, narrow_bf16(load_f32_some(in + i, n - i)), n - i);
+}
+
+inline void to_f16(const float* in, int64_t n, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_half(out + i, narrow_f16(load_f32(in + i)));
+  if (i < n) store_half_some(out + i, narrow_f16(load_f32_some(in + i, n - i)), n - i);
+}
+
+inline void from_f32(const float* in, int64_t n, DType dtype, void* out) {
+  if (dtype == DType::f32) return copy_f32(in, n, static_cast<float*>(out));
+  if (dtype == DType::f16) return to_f16(in, n, static_cast<uint16_t*>(out));
+  to_bf16(in, n, static_cast<uint16_t*>(out));
+}
+
+inline float exp_sum(float* x, int64_t n, float max, const float* weights) {
+  const Vec shift = broadcast(max);
+  Vec total = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Vec e = exp(sub(load_f32(x + i), shift));
+    store_f32(x + i, e);
+    total = weights ? fma(load_f32(weights + i), e, total) : add(total, e);
+  }
+  if (i < n) {
+    const Vec e = exp(sub(load_f32_some(x + i, n - i), shift));
+    store_f32_some(x + i, e, n - i);
+    const Vec kept = keep_first(e, n - i);
+    total = weights ? fma(load_f32_some(weights + i, n - i), kept, total) : add(total, kept);
+  }
+  return sum(total);
+}
+
+inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
+  Vec squares = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) squares = fma(load_f32(x + i), load_f32(x + i), squares);
+  if (i < n) {
+    const Vec v = load_f32_some(x + i, n - i);
+    squares = fma(v, v, squares);
+  }
+  const double mean_square = double{sum(squares)} / static_cast<double>(n);
+  const __m128d root = _mm_sqrt_pd(_mm_set1_pd(mean_square + double{eps}));
+  const Vec inverse = broadcast(static_cast<float>(1.0 / _mm_cvtsd_f64(root)));
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    store_f32(out + i, mul(mul(load_f32(x + i), inverse), load_f32(weight + i)));
+  }
+  if (i < n) {
+    const Vec scaled = mul(load_f32_some(x + i, n - i), inverse);
+    store_f32_some(out + i, mul(scaled, load_f32_some(weight + i, n - i)), n - i);
+  }
+}
+
+inline void rope(float* x, int64_t n, const float* cosines, const float* sines) {
+  const int64_t half = n / 2;
+  float* high = x + half;
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const Vec a = load_f32(x + i);
+    const Vec b = load_f32(high + i);
+    const Vec c = load_f32(cosines + i);
+    const Vec s = load_f32(sines + i);
+    store_f32(x + i, fms(a, c, mul(b, s)));
+    store_f32(high + i, fma(b, c, mul(a, s)));
+  }
+  if (i < half) {
+    const int64_t rest = half - i;
+    const Vec a = load_f32_some(x + i, rest);
+    const Vec b = load_f32_some(high + i, rest);
+    const Vec c = load_f32_some(cosines + i, rest);
+    const Vec s = load_f32_some(sines + i, rest);
+    store_f32_some(x + i, fms(a, c, mul(b, s)), rest);
+    store_f32_some(high + i, fma(b, c, mul(a, s)), rest);
+  }
+}
+
+SQUEEZE_INLINE Vec swish(Vec gate) { return div(gate, add(broadcast(1.0f), exp(sub(zero(), gate)))); }
+
+inline void swiglu(const float* gate, const float* up, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_f32(out + i, mul(swish(load_f32(gate + i)), load_f32(up + i)));
+  if (i < n) {
+    const Vec g = load_f32_some(gate + i, n - i);
+    store_f32_some(out + i, mul(swish(g), load_f32_some(up + i, n - i)), n - i);
+  }
+}
+
+}  // namespace
+}  // namespace squeeze
