@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "lib/attention/dense_cache.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
 
@@ -60,17 +61,6 @@ Tensor grown(const Tensor& in, int64_t n_filled, DType dtype, const Shape& shape
   return out;
 }
 
-// Rows [n, n_kv_heads, head_dim] to the places from `first` on of every head.
-void append_rows(TensorView rows, int64_t first, Tensor& cache) {
-  const int64_t head_dim = rows.size(2);
-  for (int64_t t = 0; t < rows.size(0); ++t) {
-    for (int64_t h = 0; h < rows.size(1); ++h) {
-      const int64_t place = (h * cache.size(1) + first + t) * head_dim;
-      kernels().from_f32(rows[t][h].f32(), head_dim, cache.dtype(), cache.at(place));
-    }
-  }
-}
-
 }  // namespace
 
 void ContextAttention::Tail::append(TensorView new_keys, TensorView new_values, DType dtype) {
@@ -81,8 +71,8 @@ void ContextAttention::Tail::append(TensorView new_keys, TensorView new_values, 
     keys = grown(keys, n_tokens, dtype, shape);
     values = grown(values, n_tokens, dtype, shape);
   }
-  append_rows(new_keys, n_tokens, keys);
-  append_rows(new_values, n_tokens, values);
+  store_rows(new_keys, n_tokens, keys);
+  store_rows(new_values, n_tokens, values);
   n_tokens = needed;
 }
 

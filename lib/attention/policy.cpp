@@ -36,9 +36,9 @@ const Calibration& calibration_of(const PolicyInputs& inputs, const char* option
 }
 
 // No pruning above the leaves: what an upper level would drop at this threshold is not known.
-Thresholds leaf_threshold(const PolicyInputs& inputs, float threshold) {
-  Thresholds thresholds(static_cast<size_t>(std::max(1, inputs.n_levels)), -std::numeric_limits<float>::infinity());
-  thresholds.back() = threshold;
+Thresholds leaf_threshold(const Calibration& calibration, double threshold) {
+  Thresholds thresholds(calibration.upper_keep.size() + 1, -std::numeric_limits<float>::infinity());
+  thresholds.back() = static_cast<float>(threshold);
   return thresholds;
 }
 
@@ -49,8 +49,11 @@ Policy make_sparsity(const PolicyInputs& inputs) {
 }
 
 Policy make_threshold(const PolicyInputs& inputs) {
-  const auto threshold = static_cast<float>(checked("threshold", inputs.value, 0, 1));
-  return rule_policy({.rule = Rule::threshold, .thresholds = leaf_threshold(inputs, threshold)}, inputs.softmax_scale);
+  const double threshold = checked("threshold", inputs.value, 0, 1);
+  SelectionRule rule;
+  rule.rule = Rule::threshold;
+  rule.thresholds = leaf_threshold(calibration_of(inputs, "threshold"), threshold);
+  return rule_policy(rule, inputs.softmax_scale);
 }
 
 Policy make_top_k(const PolicyInputs& inputs) {
@@ -59,9 +62,10 @@ Policy make_top_k(const PolicyInputs& inputs) {
 }
 
 Policy make_top_p(const PolicyInputs& inputs) {
-  const double mass = checked("top-p", inputs.value, 0, 1);
-  const auto none = leaf_threshold(inputs, -std::numeric_limits<float>::infinity());
-  return rule_policy({.rule = Rule::top_p, .thresholds = none, .top_p = mass}, inputs.softmax_scale);
+  SelectionRule rule;
+  rule.rule = Rule::top_p;
+  rule.top_p = checked("top-p", inputs.value, 0, 1);
+  return rule_policy(rule, inputs.softmax_scale);
 }
 
 constexpr PolicyEntry kPolicies[] = {
