@@ -12,13 +12,13 @@ namespace squeeze {
 
 class HfModel {
  public:
-  // Maps and checks every tensor that the architecture needs: name, shape, type. Throws with the file, what was
-  // expected and what was found.
+  // Maps and checks every tensor that the architecture needs: name, shape, type. Reads model.safetensors, or the shards
+  // that model.safetensors.index.json names. Throws with the file, what was expected and what was found.
   explicit HfModel(const std::string& directory);
   ~HfModel();
   HfModel(HfModel&&) noexcept;
 
-  const ModelConfig& config() const;
+  const ModelConfig& config() const;    // eos_tokens: those of generation_config.json if it has any
   const ModelWeights& weights() const;  // valid as long as this
   ModelInfo info() const;               // name (the directory's), fingerprint, shapes
   Tokenizer tokenizer() const;          // reads tokenizer.json, or tokenizer.model if there is no other

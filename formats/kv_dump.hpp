@@ -7,14 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "formats/partial_file.hpp"
 #include "lib/model/context.hpp"
 
 namespace squeeze {
-
-struct WriteMode {
-  bool force = false;   // replace an existing file
-  bool resume = false;  // continue NAME.partial after its last whole layer, if there is one
-};
 
 struct DumpSpec {
   DType dtype = DType::bf16;
@@ -25,15 +21,17 @@ struct DumpSpec {
 
 class KvDumpWriter {
  public:
-  // Writes NAME.partial; allocates the whole file, so that a full disk is noticed here.
+  // Writes NAME.partial; allocates the whole file, so that a full disk is noticed here. Throws if a partial file that
+  // is to be resumed was begun with another model, text or spec.
   KvDumpWriter(const std::string& path, const Context& context, const DumpSpec& spec, WriteMode mode);
   ~KvDumpWriter();
 
   int n_layers_done() const;
-  Tensor hidden() const;  // the hidden states saved with the last whole layer; empty if none
-  // hidden_after: saved for --resume; may be empty (then a killed run starts again).
+  Tensor hidden() const;  // the hidden states saved with the last whole layer; without data if none
+  // In order, from n_layers_done() or, where hidden() is needed and has no data, from an earlier layer again.
+  // hidden_after: saved for --resume; may be empty.
   void write_layer(int layer, const KvLayer& context, const std::vector<KvLayer>& probes, TensorView hidden_after);
-  void finish();          // renames to NAME; throws if a layer is missing
+  void finish();  // renames to NAME; throws if a layer is missing
 
  private:
   struct Impl;
@@ -46,6 +44,8 @@ struct KvLayerView {
   TensorView queries;  // [n_query_heads, n_queries, head_dim]
 };
 
+// Data that is not stored contiguously in one of our types (a program rewrote the file) is converted to dtype() when
+// its layer is first asked for, and kept in memory.
 class KvDump {
  public:
   explicit KvDump(const std::string& path);
@@ -54,9 +54,10 @@ class KvDump {
 
   const std::string& path() const;
   const Context& context() const;
-  DType dtype() const;
+  DType dtype() const;  // of the first layer's keys; the rest is converted to it
+  int64_t file_bytes() const;
   std::span<const int32_t> query_positions() const;
-  KvLayerView layer(int layer) const;              // mapped; valid as long as this
+  KvLayerView layer(int layer) const;  // mapped; valid as long as this; from any thread
   int n_probes() const;
   const std::string& probe_text(int probe) const;
   std::span<const int32_t> probe_tokens(int probe) const;

@@ -1,6 +1,7 @@
 // Plain causal attention with a growing cache of its own: no fixed context. The truth that the rest is compared with.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "lib/attention/attention.hpp"
@@ -13,10 +14,12 @@ class DenseCache final : public Attention {
   // Keys and values are kept in `dtype` (f32: exact).
   DenseCache(const ModelInfo& model, DType dtype);
   ~DenseCache() override;
+  // Throws unless input.first_position continues the layer's cache.
   Tensor attend(const AttentionInput& input) override;
-  // What the cache of one layer holds: keys and values [n_kv_heads, n_tokens, head_dim].
-  TensorView keys(int layer) const;
-  TensorView values(int layer) const;
+  // What the cache of one layer holds: keys and values [n_kv_heads, n_tokens, head_dim]. Valid until the next call of
+  // any member (the cache is first shrunk to its content).
+  TensorView keys(int layer);
+  TensorView values(int layer);
 
  private:
   struct LayerCache;
@@ -25,9 +28,24 @@ class DenseCache final : public Attention {
   std::vector<LayerCache> layers_;
 };
 
-// Causal attention of n new tokens over a cache [n_kv_heads, capacity, head_dim] whose first `n_cached` tokens
-// (the new ones included) are filled. queries: f32 [n, n_query_heads, head_dim]. Works in blocks of query tokens and
-// heads, in parallel; the result does not depend on the number of threads.
+// Consecutive rows of a sequence's keys and values: the first n_rows of every head of [n_kv_heads, capacity, head_dim].
+struct CachePart {
+  TensorView keys;
+  TensorView values;
+  int64_t n_rows;
+};
+
+// Causal attention of n new tokens over the parts one after the other; the new tokens are their last n rows.
+// queries: f32 [n, n_query_heads, head_dim]; so is the result. Works in blocks of query tokens and KV heads, in
+// parallel; the result does not depend on the number of threads.
+Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale);
+
+// The same over one cache [n_kv_heads, capacity, head_dim] whose first `n_cached` tokens (the new ones included) are
+// filled.
 Tensor causal_attention(TensorView queries, TensorView keys, TensorView values, int64_t n_cached, float softmax_scale);
+
+// Writes new rows [n, n_kv_heads, head_dim] (f32) as rows [first_row, first_row + n) of a cache
+// [n_kv_heads, capacity, head_dim], rounded to its type.
+void store_rows(TensorView rows, int64_t first_row, Tensor& cache);
 
 }  // namespace squeeze

@@ -1,1 +1,128 @@
-// attention/policy
+// The policies that need no file of their own, and the table of all.
+#include "lib/attention/policy.hpp"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "lib/attention/partition.hpp"
+#include "lib/core/error.hpp"
+
+namespace squeeze {
+namespace {
+
+// Applies a rule; a head without clustered rows (a plain dump as context) has nothing to look up.
+Selection select(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule) {
+  if (head.n_clustered() == 0 || rule.rule == Rule::all) return everything(head);
+  if (head.levels.empty()) {
+    fail("this context has {} clustered tokens but no clusters: build an index or use the dense policy",
+         head.n_clustered());
+  }
+  return select_clusters(head, queries, softmax_scale, rule);
+}
+
+double checked(const char* option, double value, double low, double high) {
+  if (!(value >= low && value <= high)) fail("{}: expected a value from {} to {}, found {}", option, low, high, value);
+  return value;
+}
+
+const Calibration& calibration_of(const PolicyInputs& inputs, const char* option) {
+  if (!inputs.calibration) fail("{}: this context has no calibration; build an index with squeeze-build", option);
+  return *inputs.calibration;
+}
+
+// No pruning above the leaves: what an upper level would drop at this threshold is not known.
+Thresholds leaf_threshold(const Calibration& calibration, double threshold) {
+  Thresholds thresholds(calibration.upper_keep.size() + 1, -std::numeric_limits<float>::infinity());
+  thresholds.back() = static_cast<float>(threshold);
+  return thresholds;
+}
+
+Policy make_dense(const PolicyInputs&) { return dense_policy(); }
+
+Policy make_sparsity(const PolicyInputs& inputs) {
+  return sparsity_policy(calibration_of(inputs, "sparsity"), inputs.value, inputs.softmax_scale);
+}
+
+Policy make_threshold(const PolicyInputs& inputs) {
+  const double threshold = checked("threshold", inputs.value, 0, 1);
+  SelectionRule rule;
+  rule.rule = Rule::threshold;
+  rule.thresholds = leaf_threshold(calibration_of(inputs, "threshold"), threshold);
+  return rule_policy(rule, inputs.softmax_scale);
+}
+
+Policy make_top_k(const PolicyInputs& inputs) {
+  const double n_keys = checked("top-k", inputs.value, 1, std::numeric_limits<int32_t>::max());
+  return top_k_policy(calibration_of(inputs, "top-k"), std::llround(n_keys), inputs.softmax_scale);
+}
+
+Policy make_top_p(const PolicyInputs& inputs) {
+  SelectionRule rule;
+  rule.rule = Rule::top_p;
+  rule.top_p = checked("top-p", inputs.value, 0, 1);
+  return rule_policy(rule, inputs.softmax_scale);
+}
+
+constexpr PolicyEntry kPolicies[] = {
+    {"dense", "", make_dense},
+    {"sparsity", "share of the clustered keys that is not read, by calibrated thresholds", make_sparsity},
+    {"threshold", "clusters with a higher score are read", make_threshold},
+    {"top-k", "number of clustered keys read per KV head", make_top_k},
+    {"top-p", "estimated share of the attention to clustered keys that is read", make_top_p},
+};
+
+}  // namespace
+
+Selection everything(const HeadView& head) {
+  Selection selection;
+  append_range(selection.ranges, {head.n_sinks, static_cast<int32_t>(head.n_tokens() - head.n_window)});
+  selection.n_keys = head.n_clustered();
+  return selection;
+}
+
+Policy dense_policy() {
+  return [](int, int, const HeadView& head, TensorView, int64_t) { return everything(head); };
+}
+
+Policy sparsity_policy(const Calibration& calibration, double sparsity, float softmax_scale) {
+  if (!(sparsity >= 0 && sparsity < 1)) fail("sparsity: expected a value from 0 to below 1, found {}", sparsity);
+  const auto own = std::make_shared<const Calibration>(calibration);
+  return [own, sparsity, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
+    const Thresholds thresholds = own->thresholds(sparsity, n_query_tokens);
+    return select(head, queries, softmax_scale, {.rule = Rule::threshold, .thresholds = thresholds});
+  };
+}
+
+Policy rule_policy(const SelectionRule& rule, float softmax_scale) {
+  return [rule, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t) {
+    return select(head, queries, softmax_scale, rule);
+  };
+}
+
+Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softmax_scale) {
+  if (n_keys < 1) fail("top-k: expected at least one key, found {}", n_keys);
+  const auto own = std::make_shared<const Calibration>(calibration);
+  return [own, n_keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
+    const double share = static_cast<double>(n_keys) / static_cast<double>(std::max<int64_t>(1, head.n_clustered()));
+    const Thresholds thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens);
+    return select(head, queries, softmax_scale, {.rule = Rule::top_k, .thresholds = thresholds, .top_k = n_keys});
+  };
+}
+
+std::span<const PolicyEntry> policies() { return kPolicies; }
+
+Policy make_policy(const std::string& name, const PolicyInputs& inputs) {
+  std::vector<std::string> names;
+  for (const PolicyEntry& entry : policies()) {
+    if (name == entry.name) return entry.make(inputs);
+    names.push_back(entry.name);
+  }
+  fail("unknown policy '{}': expected one of {}", name, fmt::join(names, ", "));
+}
+
+}  // namespace squeeze

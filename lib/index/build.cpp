@@ -1,1 +1,220 @@
-// index/build
+// Builds one layer: leaf k-means per head, coarse levels above, tree order, and the means at every level.
+#include "lib/index/build.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/kernels.hpp"
+#include "lib/core/error.hpp"
+#include "lib/core/parallel.hpp"
+#include "lib/index/layout.hpp"
+
+namespace squeeze {
+namespace {
+
+void check_finite(TensorView rows, const char* what, int64_t kv_head) {
+  const int64_t dim = rows.size(1);
+  std::vector<float> row(static_cast<size_t>(dim));
+  for (int64_t token = 0; token < rows.size(0); ++token) {
+    kernels().to_f32(rows.at(token * dim), rows.dtype(), dim, row.data());
+    uint32_t largest = 0;
+    for (const float x : row) largest = std::max(largest, bits_of_float(x) & 0x7fffffffu);
+    if (largest >= 0x7f800000u) {
+      fail("the {} of token {}, KV head {}, is not finite (NaN or infinity); dump the text again", what, token,
+           kv_head);
+    }
+  }
+}
+
+// The means, f32 [n_clusters, dim], of the rows of each cluster, summed in float64 in row order.
+Tensor cluster_means(TensorView rows, const std::vector<int32_t>& cluster_of_row, int32_t n_clusters) {
+  const int64_t dim = rows.size(1);
+  std::vector<double> sums(static_cast<size_t>(n_clusters * dim), 0.0);
+  std::vector<int64_t> counts(static_cast<size_t>(n_clusters), 0);
+  std::vector<float> row(static_cast<size_t>(dim));
+  for (size_t i = 0; i < cluster_of_row.size(); ++i) {
+    const int32_t cluster = cluster_of_row[i];
+    kernels().to_f32(rows.at(static_cast<int64_t>(i) * dim), rows.dtype(), dim, row.data());
+    double* sum = sums.data() + cluster * dim;
+    for (int64_t c = 0; c < dim; ++c) sum[c] += double{row[static_cast<size_t>(c)]};
+    ++counts[static_cast<size_t>(cluster)];
+  }
+  Tensor means(DType::f32, {n_clusters, dim});
+  for (int64_t i = 0; i < means.n_elements(); ++i) {
+    means.f32()[i] =
+        static_cast<float>(sums[static_cast<size_t>(i)] / static_cast<double>(counts[static_cast<size_t>(i / dim)]));
+  }
+  return means;
+}
+
+std::vector<float> cluster_sizes(const std::vector<int32_t>& cluster_of, int32_t n_clusters) {
+  std::vector<float> sizes(static_cast<size_t>(n_clusters), 0.0f);
+  for (const int32_t cluster : cluster_of) sizes[static_cast<size_t>(cluster)] += 1;
+  return sizes;
+}
+
+// Clusters the keys [n_clustered, dim] into leaves, the leaves' means (weighted by their sizes) into the level above,
+// and so on.
+NestedClusters cluster_keys(TensorView keys, const std::vector<int64_t>& counts, const IndexOptions& options) {
+  const KmeansOptions kmeans_options{options.metric, options.iterations, options.seed};
+  NestedClusters tree;
+  tree.cluster_of.resize(counts.size());
+  tree.n_clusters.resize(counts.size());
+  for (size_t level = counts.size(); level-- > 0;) {
+    if (level + 1 == counts.size()) {
+      Partition leaves = kmeans(convert(keys, DType::f32), {}, counts[level], kmeans_options);
+      tree.cluster_of[level] = std::move(leaves.cluster_of);
+      tree.n_clusters[level] = leaves.n_clusters;
+      continue;
+    }
+    const auto& below = tree.cluster_of[level + 1];
+    const int32_t n_below = tree.n_clusters[level + 1];
+    const Partition parents = kmeans(cluster_means(keys, below, n_below), cluster_sizes(below, n_below),
+                                     std::min<int64_t>(counts[level], n_below), kmeans_options);
+    for (const int32_t child : below) {
+      tree.cluster_of[level].push_back(parents.cluster_of[static_cast<size_t>(child)]);
+    }
+    tree.n_clusters[level] = parents.n_clusters;
+  }
+  return tree;
+}
+
+// 1 - cosine (a zero vector has cosine 0), or the squared distance.
+double distance(const float* x, const float* y, int64_t dim, Metric metric) {
+  double product = 0;
+  double x_squares = 0;
+  double y_squares = 0;
+  double squared_distance = 0;
+  for (int64_t c = 0; c < dim; ++c) {
+    product += double{x[c]} * double{y[c]};
+    x_squares += double{x[c]} * double{x[c]};
+    y_squares += double{y[c]} * double{y[c]};
+    squared_distance += (double{x[c]} - double{y[c]}) * (double{x[c]} - double{y[c]});
+  }
+  if (metric == Metric::l2) return squared_distance;
+  if (x_squares == 0 || y_squares == 0) return 1;
+  return std::max(0.0, 1 - product / (std::sqrt(x_squares) * std::sqrt(y_squares)));
+}
+
+double mean_distance(TensorView keys, const Tensor& centroids, const std::vector<int32_t>& leaf_of, Metric metric) {
+  const int64_t dim = keys.size(1);
+  std::vector<float> key(static_cast<size_t>(dim));
+  double sum = 0;
+  for (size_t i = 0; i < leaf_of.size(); ++i) {
+    kernels().to_f32(keys.at(static_cast<int64_t>(i) * dim), keys.dtype(), dim, key.data());
+    sum += distance(key.data(), centroids.f32() + leaf_of[i] * dim, dim, metric);
+  }
+  return sum / static_cast<double>(leaf_of.size());
+}
+
+HeadIndex build_head(TensorView keys, TensorView values, const IndexOptions& options) {
+  const int64_t n_tokens = keys.size(0);
+  const TensorView clustered_keys = keys.slice(options.n_sinks, n_tokens - options.n_window);
+  const TensorView clustered_values = values.slice(options.n_sinks, n_tokens - options.n_window);
+  NestedClusters tree = cluster_keys(clustered_keys, cluster_counts(options, n_tokens), options);
+  sort_in_tree_order(tree);
+  HeadIndex head = lay_out(tree, options.n_sinks, options.n_window);
+  for (size_t level = 0; level < head.levels.size(); ++level) {
+    const auto& cluster_of = tree.cluster_of[level];
+    const int32_t n_clusters = tree.n_clusters[level];
+    const Tensor centroids = cluster_means(clustered_keys, cluster_of, n_clusters);
+    if (level + 1 == head.levels.size()) {
+      head.inertia = mean_distance(clustered_keys, centroids, cluster_of, options.metric);
+    }
+    head.levels[level].centroids = convert(centroids, keys.dtype());
+    head.levels[level].value_means = convert(cluster_means(clustered_values, cluster_of, n_clusters), keys.dtype());
+  }
+  return head;
+}
+
+void check_level(const ClusterCount& level, int64_t n_clustered) {
+  if (level.count < 0) fail("a level needs at least 1 cluster, found {}", level.count);
+  if (level.count == 0 && !(level.share > 0 && level.share <= 1)) {
+    fail("a level's share of the tokens must be above 0 and at most 1, found {}", level.share);
+  }
+  if (level.count > n_clustered) {
+    fail(
+        "more clusters than keys: {} clusters asked for, {} clustered tokens (the context without its sinks and "
+        "window); ask for fewer clusters",
+        level.count, n_clustered);
+  }
+}
+
+// Two shares are compared as shares: in a short context they may round to the same count.
+bool grows(const ClusterCount& coarse, const ClusterCount& fine, int64_t n_tokens) {
+  if (coarse.count == 0 && fine.count == 0) return coarse.share < fine.share;
+  return coarse.of(n_tokens) < fine.of(n_tokens);
+}
+
+void check_layer(TensorView keys, TensorView values) {
+  if (keys.shape().rank() != 3 || keys.size(2) < 1) {
+    fail("keys must be [n_kv_heads, n_tokens, head_dim], found {}", keys.shape().str());
+  }
+  if (values.shape() != keys.shape() || values.dtype() != keys.dtype()) {
+    fail("values must have the shape and type of the keys, {} {}, found {} {}", keys.shape().str(),
+         name_of(keys.dtype()), values.shape().str(), name_of(values.dtype()));
+  }
+}
+
+}  // namespace
+
+void check_options(const IndexOptions& options, int64_t n_tokens) {
+  if (options.n_sinks < 0 || options.n_window < 0) {
+    fail("sinks and window must not be negative, found {} and {}", options.n_sinks, options.n_window);
+  }
+  if (options.iterations < 1) fail("k-means needs at least 1 iteration, found {}", options.iterations);
+  if (options.levels.empty()) fail("an index needs at least one level of clusters, found none");
+  if (n_tokens > std::numeric_limits<int32_t>::max()) fail("a context has at most 2^31 - 1 tokens, found {}", n_tokens);
+  const int64_t n_pinned = int64_t{options.n_sinks} + options.n_window;
+  if (n_tokens < n_pinned + 1) {
+    fail(
+        "the context has {} tokens, but {} sinks and a window of {} need at least {}; use a longer text or a smaller "
+        "window",
+        n_tokens, options.n_sinks, options.n_window, n_pinned + 1);
+  }
+  for (size_t i = 0; i < options.levels.size(); ++i) {
+    check_level(options.levels[i], n_tokens - n_pinned);
+    if (i > 0 && !grows(options.levels[i - 1], options.levels[i], n_tokens)) {
+      fail("a coarse level must have fewer clusters than the level below it, found {} above {} for {} tokens",
+           options.levels[i - 1].of(n_tokens), options.levels[i].of(n_tokens), n_tokens);
+    }
+  }
+}
+
+std::vector<int64_t> cluster_counts(const IndexOptions& options, int64_t n_tokens) {
+  check_options(options, n_tokens);
+  std::vector<int64_t> counts(options.levels.size());
+  int64_t most = n_tokens - options.n_sinks - options.n_window;
+  for (size_t level = counts.size(); level-- > 0;) {
+    most = std::min(most, options.levels[level].of(n_tokens));
+    counts[level] = most;
+  }
+  return counts;
+}
+
+IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& options) {
+  check_layer(keys, values);
+  check_options(options, keys.size(1));
+  const int64_t n_heads = keys.size(0);
+  IndexLayer layer{
+      Tensor(keys.dtype(), keys.shape()), Tensor(keys.dtype(), keys.shape()), {}, options.n_sinks, options.n_window};
+  layer.heads.resize(static_cast<size_t>(n_heads));
+  const auto build = [&](int64_t h) {
+    check_finite(keys[h], "key", h);
+    check_finite(values[h], "value", h);
+    HeadIndex& head = layer.heads[static_cast<size_t>(h)];
+    head = build_head(keys[h], values[h], options);
+    const int64_t offset = h * keys.size(1) * keys.size(2);
+    gather_rows(keys[h], head.token_of_row, layer.keys.at(offset));
+    gather_rows(values[h], head.token_of_row, layer.values.at(offset));
+  };
+  if (n_heads >= n_threads()) {
+    parallel_for(n_heads, build);
+  } else {  // too few heads for all threads: each head's assignment runs on all of them
+    for (int64_t h = 0; h < n_heads; ++h) build(h);
+  }
+  return layer;
+}
+
+}  // namespace squeeze

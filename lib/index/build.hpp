@@ -5,11 +5,10 @@
 #include <vector>
 
 #include "lib/index/head_index.hpp"
+#include "lib/index/kmeans.hpp"
 #include "lib/model/context.hpp"
 
 namespace squeeze {
-
-enum class Metric { cosine, l2 };
 
 // A number of clusters, as a share of the context's tokens or as a count.
 struct ClusterCount {
@@ -28,9 +27,14 @@ struct IndexOptions {
   uint64_t seed = 1;
 };
 
-// Throws, before any work, if the context is shorter than sinks + window + 1 or more clusters than clustered tokens
-// are asked for.
+// Throws, before any work, if the context is shorter than sinks + window + 1, if more clusters than clustered tokens
+// are asked for by count, or if the levels do not grow from coarse to fine.
 void check_options(const IndexOptions& options, int64_t n_tokens);
+
+// The number of clusters that every level of a head starts from, coarsest first (duplicate keys may leave fewer). A
+// share that gives more clusters than there are clustered tokens, or than the level below has, is cut to that number:
+// this happens in short contexts only. Throws as check_options does.
+std::vector<int64_t> cluster_counts(const IndexOptions& options, int64_t n_tokens);
 
 // keys, values: [n_kv_heads, n_tokens, head_dim], any dtype; the result has the same dtype (centroids and value means
 // too). Throws if a key or value is not finite. The same input and options give the same result for any number of

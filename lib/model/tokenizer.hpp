@@ -29,7 +29,7 @@ class Tokenizer {
   // Bytes that are not valid UTF-8 come out as U+FFFD, as transformers does.
   std::string decode(std::span<const int32_t> tokens, bool skip_special) const;
 
-  int32_t vocab_size() const;                              // largest id + 1
+  int32_t vocab_size() const;  // largest id + 1
   std::optional<int32_t> token_id(std::string_view token) const;
   bool is_special(int32_t token) const;
 

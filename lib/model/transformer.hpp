@@ -21,11 +21,15 @@ class Transformer {
   ~Transformer();
 
   const ModelConfig& config() const;
+  Precision precision() const;
 
   // Fixes the RoPE frequencies for a sequence of this many tokens ("dynamic" scaling depends on it; it never shrinks).
   void set_sequence_length(int64_t n_tokens);
+  int64_t sequence_length() const;
+  // Throws if a sequence of this many tokens does not fit into the model's sliding window.
+  void check_length(int64_t n_tokens) const;
 
-  // f32 [n, hidden]
+  // f32 [n, hidden]. Throws on a token that is not in the vocabulary.
   Tensor embed(std::span<const int32_t> tokens) const;
   // One layer over n consecutive tokens, in place. hidden: f32 [n, hidden].
   void forward_layer(int layer, int64_t first_position, Attention& attention, float* hidden, int64_t n) const;

@@ -9,12 +9,13 @@ namespace squeeze {
 
 // Matrices are [out_features, in_features]. Views without data (data() == nullptr) are absent.
 struct LayerWeights {
-  TensorView attention_norm;                  // [hidden]
-  TensorView q, k, v, o;                      // q: [n_query_heads * head_dim, hidden], k, v: [n_kv_heads * head_dim, ..]
-  TensorView q_bias, k_bias, v_bias, o_bias;  // Qwen2 (o: Llama with attention_bias)
+  TensorView attention_norm;  // [hidden]
+  TensorView q, k, v, o;      // q: [n_query_heads * head_dim, hidden], k, v: [n_kv_heads * head_dim, ..]
+  TensorView q_bias, k_bias, v_bias, o_bias;  // Qwen2 (all four: Llama and Qwen3 with attention_bias)
   TensorView q_norm, k_norm;                  // [head_dim], Qwen3
   TensorView mlp_norm;                        // [hidden]
-  TensorView gate, up, down;
+  TensorView gate, up, down;                  // [intermediate, hidden] twice, [hidden, intermediate]
+  TensorView gate_bias, up_bias, down_bias;   // Llama with mlp_bias
 };
 
 struct ModelWeights {

@@ -1,0 +1,38 @@
+// The work of attention for a block of queries per KV head, cut into pieces for threads: several arrays of keys and
+// values (context, dropped clusters, tail), each with the rows to be read.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/kernels.hpp"
+#include "lib/attention/attention_state.hpp"
+#include "lib/core/tensor.hpp"
+
+namespace squeeze {
+
+// Rows of one array of keys and values.
+struct AttendPart {
+  TensorView keys;    // [*, head_dim]
+  TensorView values;  // same shape and dtype
+  std::vector<RowRange> ranges;
+  std::vector<float> row_bias;   // added to the logit of each row of keys; empty: zero
+  std::vector<int64_t> visible;  // per query row, the rows below it may be seen; empty: all
+};
+
+// One KV head: its queries attend to the union of the parts' rows.
+struct AttendWork {
+  TensorView queries;  // f32 [n_rows, head_dim]
+  std::vector<AttendPart> parts;
+};
+
+// Adds all work to the states, one per work. Rows are summed in chunks of about the same number of bytes whose states
+// are merged in order; few query rows (decode): threads share the chunks, many (prefill): they share the query rows.
+// The pieces depend on sizes only, so the result is the same for any number of threads.
+void attend_parts(std::span<const AttendWork> work, float softmax_scale, std::span<AttentionState> states);
+
+// Appends a range, joined to the last one if they touch; empty ranges are left out.
+void append_range(std::vector<RowRange>& ranges, RowRange range);
+
+}  // namespace squeeze

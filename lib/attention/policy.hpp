@@ -1,0 +1,45 @@
+// Policies: what a block of queries reads of one KV head of the context. Dense, squeezed and every baseline are one.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+
+#include "lib/attention/lookup.hpp"
+
+namespace squeeze {
+
+// queries: f32 [group_size x n_query_tokens, head_dim]. Called from several threads at once.
+using Policy =
+    std::function<Selection(int layer, int kv_head, const HeadView& head, TensorView queries, int64_t n_query_tokens)>;
+
+// Every clustered row, nothing scored.
+Selection everything(const HeadView& head);
+
+Policy dense_policy();
+// The paper's rule with calibrated thresholds for the block's size. Keeps a copy of the calibration.
+Policy sparsity_policy(const Calibration& calibration, double sparsity, float softmax_scale);
+// One fixed rule for every head.
+Policy rule_policy(const SelectionRule& rule, float softmax_scale);
+// The best clusters as long as they hold at most `n_keys` keys; upper levels prune as calibrated for that share of the
+// keys.
+Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softmax_scale);
+
+// What the policies of the table below are made from.
+struct PolicyInputs {
+  double value = 0;                          // of the option that names the policy, see PolicyEntry::value
+  const Calibration* calibration = nullptr;  // of the index; copied; only "dense" does without
+  float softmax_scale = 0;
+};
+
+// A new baseline is one file with a Policy and one line in the table.
+struct PolicyEntry {
+  const char* name;   // "sparsity": also the name of the command-line option
+  const char* value;  // what the option's value means; empty if it takes none
+  Policy (*make)(const PolicyInputs& inputs);
+};
+std::span<const PolicyEntry> policies();
+// Throws, listing the names, if there is no such policy, and if the value is out of range.
+Policy make_policy(const std::string& name, const PolicyInputs& inputs);
+
+}  // namespace squeeze

@@ -1,0 +1,29 @@
+// The budget: bytes and keys that lookups read of a context, index bytes included.
+#pragma once
+
+#include <cstdint>
+
+#include "lib/attention/lookup.hpp"
+
+namespace squeeze {
+
+// Bytes and keys read, summed over lookups (one lookup = one layer, KV head and query block).
+struct Usage {
+  int64_t n_lookups = 0;
+  int64_t keys_selected = 0;   // clustered keys read
+  int64_t keys_clustered = 0;  // clustered keys there are
+  int64_t bytes_read = 0;      // K and V of pinned and selected rows, centroids scored, value means of dropped clusters
+  int64_t bytes_dense = 0;     // the context's whole K and V
+  double lookup_ms = 0;        // wall time, summed over layers
+  double attention_ms = 0;
+
+  double budget() const { return bytes_dense ? double(bytes_read) / double(bytes_dense) : 0; }
+  double kept() const { return keys_clustered ? double(keys_selected) / double(keys_clustered) : 0; }
+  double sparsity() const { return keys_clustered ? 1 - kept() : 0; }
+  void add(const Usage& other);
+};
+
+// The bytes of one lookup, index bytes included.
+Usage usage_of(const HeadView& head, const Selection& selection, Rest rest);
+
+}  // namespace squeeze

@@ -1,0 +1,32 @@
+// K-means over the keys of one head, by Faiss' clustering with the assignment step done by our own kernels.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lib/core/tensor.hpp"
+
+namespace squeeze {
+
+enum class Metric { cosine, l2 };
+
+struct KmeansOptions {
+  Metric metric = Metric::cosine;
+  int iterations = 10;
+  uint64_t seed = 1;
+};
+
+// A partition of n points into non-empty clusters.
+struct Partition {
+  std::vector<int32_t> cluster_of;  // [n_points]
+  int32_t n_clusters = 0;
+};
+
+// Partitions `points`, f32 [n_points, dim] and finite, into at most n_clusters clusters; clusters that end up empty
+// (duplicate points) are dropped. Cosine: the points' directions are clustered, with unit centroids; a zero vector
+// stays zero. weights: per point, positive; empty: all one. Seeds are points drawn at random. The points are taken over
+// and rescaled. Throws if n_clusters is not in [1, n_points]. Same result for any number of threads.
+Partition kmeans(Tensor points, std::span<const float> weights, int64_t n_clusters, const KmeansOptions& options);
+
+}  // namespace squeeze
