@@ -24,11 +24,20 @@ herr_t keep_innermost(unsigned n, const H5E_error2_t* error, void* out) {
   return 0;
 }
 
+// HDF5's account of a failed system call has several lines; the system's own words are among them.
+std::string one_line(const std::string& reason) {
+  constexpr std::string_view kSystem = "error message = '";
+  const size_t at = reason.find(kSystem);
+  if (at == std::string::npos) return reason.substr(0, reason.find('\n'));
+  const std::string words = reason.substr(at + kSystem.size());
+  return words.substr(0, words.find('\''));
+}
+
 [[noreturn]] void fail_h5(const std::string& path, std::string_view what) {
   std::string reason = "no reason given";
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, &reason);
   H5Eclear2(H5E_DEFAULT);
-  fail("{}: cannot {}: {} (HDF5)", path, what, reason);
+  fail("{}: cannot {}: {} (HDF5)", path, what, one_line(reason));
 }
 
 template <class Result>

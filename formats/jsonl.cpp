@@ -52,7 +52,11 @@ std::vector<std::string> parse_stop(const Json& value) {
 Request parse_fields(const Json& json, std::string id_json) {
   const auto present = [&](const char* key) { return json.contains(key) && !json[key].is_null(); };
   if (!present("prompt") || !json["prompt"].is_string()) fail("prompt: expected a string");
-  Request request{std::move(id_json), json["prompt"].get<std::string>(), {}, {}, {}};
+  Request request{std::move(id_json), json["prompt"].get<std::string>(), {}, {}, {}, {}};
+  if (present("answer")) {
+    if (!json["answer"].is_string()) fail("answer: expected a string, found {}", brief(json["answer"]));
+    request.answer = json["answer"].get<std::string>();
+  }
   if (present("max_tokens")) request.max_tokens = parse_max_tokens(json["max_tokens"]);
   if (present("stop")) request.stop = parse_stop(json["stop"]);
   if (present("seed")) {
@@ -123,14 +127,17 @@ std::optional<RequestLine> next_request(LineReader& lines) {
 }
 
 std::string json_of(const Answer& answer) {
-  return dump(OrderedJson{{"id", OrderedJson::parse(answer.id_json)},
-                          {"text", answer.text},
-                          {"tokens", answer.tokens},
-                          {"finish_reason", answer.finish_reason},
-                          {"budget", answer.budget},
-                          {"kept", answer.kept},
-                          {"prefill_ms", answer.prefill_ms},
-                          {"decode_ms_per_token", answer.decode_ms_per_token}});
+  OrderedJson json{{"id", OrderedJson::parse(answer.id_json)},
+                   {"text", answer.text},
+                   {"tokens", answer.tokens},
+                   {"finish_reason", answer.finish_reason},
+                   {"n_prompt_tokens", answer.n_prompt_tokens},
+                   {"budget", answer.budget},
+                   {"kept", answer.kept},
+                   {"prefill_ms", answer.prefill_ms},
+                   {"decode_ms_per_token", answer.decode_ms_per_token}};
+  if (answer.correct) json["correct"] = *answer.correct;
+  return dump(json);
 }
 
 std::string json_of_error(const std::string& id_json, const std::string& error) {

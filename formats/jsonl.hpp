@@ -44,6 +44,7 @@ struct Request {
   std::optional<int> max_tokens;  // at least 1
   std::vector<std::string> stop;  // never empty strings
   std::optional<uint64_t> seed;
+  std::optional<std::string> answer = {};  // what is right: the answer is graded
 };
 
 // A line that is no valid request has an error (without the file's name) instead of a request, and an id if one could
@@ -69,6 +70,8 @@ struct Answer {
   double kept = 0;            // share of the clustered keys
   double prefill_ms = 0;
   double decode_ms_per_token = 0;
+  int64_t n_prompt_tokens = 0;
+  std::optional<bool> correct = {};  // of a graded request
 };
 
 // One line each, without its line end. Bytes that are not UTF-8 come out as U+FFFD.

@@ -79,6 +79,16 @@ void check_context(const std::string& path, const Context& context) {
   }
 }
 
+void check_query_positions(const std::string& path, std::span<const int32_t> positions, int64_t n_tokens) {
+  int32_t previous = -1;
+  for (const int32_t position : positions) {
+    if (position <= previous || position >= n_tokens) {
+      fail("{}: expected ascending query positions below {}, found {} after {}", path, n_tokens, position, previous);
+    }
+    previous = position;
+  }
+}
+
 void save_context(h5::Skeleton& file, std::string_view format, const Context& context) {
   const ModelInfo& model = context.model;
   file.attribute("format", format);

@@ -1,6 +1,7 @@
 // What KV dumps and indexes have in common on disk: format and version, the model, the text, its documents.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,9 @@ std::string format_of(const std::string& path);
 
 // Throws unless the context makes sense: sizes, tokens, documents, UTF-8. `path` names the file in errors.
 void check_context(const std::string& path, const Context& context);
+
+// Throws unless the positions ascend below n_tokens.
+void check_query_positions(const std::string& path, std::span<const int32_t> positions, int64_t n_tokens);
 
 void save_context(h5::Skeleton& file, std::string_view format, const Context& context);
 Context load_context(const h5::Reader& file, std::string_view format);

@@ -63,7 +63,7 @@ KvDumpWriter::~KvDumpWriter() = default;
 
 int KvDumpWriter::n_layers_done() const { return impl_->file.n_steps_done(); }
 
-Tensor KvDumpWriter::hidden() const { return impl_->file.state().clone(); }
+Tensor KvDumpWriter::hidden() const { return impl_->file.state(); }
 
 void KvDumpWriter::write_layer(int layer, const KvLayer& context, const std::vector<KvLayer>& probes,
                                TensorView hidden_after) {

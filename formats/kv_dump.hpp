@@ -27,8 +27,8 @@ class KvDumpWriter {
   ~KvDumpWriter();
 
   int n_layers_done() const;
-  Tensor hidden() const;  // the hidden states saved with the last whole layer; empty if none
-  // In order, from n_layers_done() or, where hidden() is needed and empty, from an earlier layer again.
+  Tensor hidden() const;  // the hidden states saved with the last whole layer; without data if none
+  // In order, from n_layers_done() or, where hidden() is needed and has no data, from an earlier layer again.
   // hidden_after: saved for --resume; may be empty.
   void write_layer(int layer, const KvLayer& context, const std::vector<KvLayer>& probes, TensorView hidden_after);
   void finish();  // renames to NAME; throws if a layer is missing

@@ -62,14 +62,7 @@ void read_probes(const h5::Reader& file, DumpLayout& layout) {
 }  // namespace
 
 void check_spec(const std::string& path, const Context& context, const DumpSpec& spec) {
-  int32_t previous = -1;
-  for (const int32_t position : spec.query_positions) {
-    if (position <= previous || position >= context.n_tokens()) {
-      fail("{}: expected ascending query positions below {}, found {} after {}", path, context.n_tokens(), position,
-           previous);
-    }
-    previous = position;
-  }
+  check_query_positions(path, spec.query_positions, context.n_tokens());
   if (spec.probe_texts.size() != spec.probes.size()) {
     fail("{}: {} probe texts for {} probes", path, spec.probe_texts.size(), spec.probes.size());
   }

@@ -31,6 +31,12 @@ void check_same_options(const std::string& path, const IndexLayout& found, DType
   if (what) fail("{}: was begun with another {}; run it as then, or without --resume", path, what);
 }
 
+TensorView layer_queries(const std::string& path, const MappedFile& mapped, const IndexLayout& layout, int layer) {
+  if (layout.query_positions.empty()) fail("{}: holds no calibration queries", path);
+  const h5::Extent& extent = layout.layers.at(static_cast<size_t>(layer)).queries;
+  return {mapped.at(extent.offset, extent.n_bytes), layout.dtype, layout.queries_shape()};
+}
+
 // One array of [n_kv_heads, padded rows], in memory, its unused bytes zero.
 class Padded {
  public:
@@ -93,6 +99,14 @@ struct KvIndexWriter::Impl {
     }
   }
 
+  void check_queries(TensorView queries) const {
+    const bool none = layout.query_positions.empty();
+    if (none ? queries.data() == nullptr : queries.shape() == layout.queries_shape() && queries.dtype() == layout.dtype)
+      return;
+    fail("{}: expected queries {} {}, found {} {}", file.partial_path(), name_of(layout.dtype),
+         layout.queries_shape().str(), name_of(queries.dtype()), queries.shape().str());
+  }
+
   void write_level(size_t i, const LevelExtents& room, const IndexLayer& index) {
     const size_t n_heads = index.heads.size();
     const bool is_leaf = i + 1 == layout.options.levels.size();
@@ -118,15 +132,19 @@ struct KvIndexWriter::Impl {
 };
 
 KvIndexWriter::KvIndexWriter(const std::string& path, const Context& context, DType dtype, const IndexOptions& options,
-                             WriteMode mode) {
+                             WriteMode mode, const std::vector<int32_t>& query_positions) {
   check_context(path, context);
   check_index_options(path, options, context.n_tokens());
+  check_query_positions(path, query_positions, context.n_tokens());
   PartialFile file(path, context.model.n_layers, mode,
-                   [&](const std::string& partial) { create_index(partial, context, dtype, options); });
+                   [&](const std::string& partial) { create_index(partial, context, dtype, options, query_positions); });
   const h5::Reader reader(file.partial_path());
   IndexLayout layout = read_index_layout(reader);
   check_same_context(file.partial_path(), layout.context, context);
   check_same_options(file.partial_path(), layout, dtype, options);
+  if (layout.query_positions != query_positions) {
+    fail("{}: was begun with other calibration queries; run it as then, or without --resume", file.partial_path());
+  }
   MappedFile mapped(file.partial_path());
   impl_ =
       std::make_unique<Impl>(Impl{std::move(file), std::move(layout), find_calibration(reader, options.levels.size()),
@@ -137,15 +155,17 @@ KvIndexWriter::~KvIndexWriter() = default;
 
 int KvIndexWriter::n_layers_done() const { return impl_->file.n_steps_done(); }
 
-Tensor KvIndexWriter::hidden() const { return impl_->file.state().clone(); }
+Tensor KvIndexWriter::hidden() const { return impl_->file.state(); }
 
-void KvIndexWriter::write_layer(int layer, const IndexLayer& index, TensorView hidden_after) {
+void KvIndexWriter::write_layer(int layer, const IndexLayer& index, TensorView hidden_after, TensorView queries) {
   PartialFile& file = impl_->file;
   file.begin_step(layer);
   impl_->check(index);
+  impl_->check_queries(queries);
   const IndexLayerExtents& extents = impl_->layout.layers[static_cast<size_t>(layer)];
   file.write(extents.keys.offset, index.keys.data(), index.keys.n_bytes());
   file.write(extents.values.offset, index.values.data(), index.values.n_bytes());
+  if (extents.queries.n_bytes > 0) file.write(extents.queries.offset, queries.data(), queries.n_bytes());
   Padded token_of_row(extents.token_of_row, index.heads.size());
   for (size_t head = 0; head < index.heads.size(); ++head) token_of_row.set(head, index.heads[head].token_of_row);
   token_of_row.write(file, extents.token_of_row);
@@ -158,6 +178,10 @@ std::vector<HeadView> KvIndexWriter::layer(int layer) const {
   if (layer < 0 || layer >= n_layers_done())
     fail("{}: layer {} was not written yet", impl_->file.partial_path(), layer);
   return layer_heads(impl_->file.partial_path(), impl_->mapped, impl_->layout, layer);
+}
+
+TensorView KvIndexWriter::queries(int layer) const {
+  return layer_queries(impl_->file.partial_path(), impl_->mapped, impl_->layout, layer);
 }
 
 void KvIndexWriter::write_calibration(const Calibration& calibration) {
@@ -202,6 +226,10 @@ DType KvIndex::dtype() const { return impl_->layout.dtype; }
 const IndexOptions& KvIndex::options() const { return impl_->layout.options; }
 const Calibration& KvIndex::calibration() const { return impl_->calibration; }
 ContextView KvIndex::view() const { return impl_->view; }
+std::span<const int32_t> KvIndex::query_positions() const { return impl_->layout.query_positions; }
+TensorView KvIndex::queries(int layer) const {
+  return layer_queries(impl_->path, impl_->mapped, impl_->layout, layer);
+}
 int64_t KvIndex::file_bytes() const { return impl_->file_bytes; }
 
 }  // namespace squeeze

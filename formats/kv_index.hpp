@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "formats/kv_dump.hpp"
@@ -16,14 +17,17 @@ class KvIndexWriter {
  public:
   // Writes NAME.partial, allocated whole. The index remembers the options that it was built with. Throws if a partial
   // file that is to be resumed was begun with another model, text, type or options.
+  // query_positions: of the calibration queries that come with each layer, ascending; empty: the index keeps none.
   KvIndexWriter(const std::string& path, const Context& context, DType dtype, const IndexOptions& options,
-                WriteMode mode);
+                WriteMode mode, const std::vector<int32_t>& query_positions = {});
   ~KvIndexWriter();
 
   int n_layers_done() const;
   Tensor hidden() const;  // as in KvDumpWriter: one-step builds resume too
-  void write_layer(int layer, const IndexLayer& index, TensorView hidden_after);
+  // queries: [n_query_heads, n_queries, head_dim].
+  void write_layer(int layer, const IndexLayer& index, TensorView hidden_after, TensorView queries = {});
   std::vector<HeadView> layer(int layer) const;  // a written layer, mapped: calibration reads it back
+  TensorView queries(int layer) const;           // of a written layer, mapped; throws if the index keeps none
   void write_calibration(const Calibration& calibration);
   void finish();  // renames to NAME; throws if a layer or the calibration is missing
 
@@ -44,6 +48,8 @@ class KvIndex {
   const IndexOptions& options() const;
   const Calibration& calibration() const;
   ContextView view() const;  // mapped; valid as long as this
+  std::span<const int32_t> query_positions() const;  // empty if the index keeps no queries
+  TensorView queries(int layer) const;  // [n_query_heads, n_queries, head_dim], mapped; throws if there are none
   int64_t file_bytes() const;
 
  private:

@@ -51,6 +51,11 @@ IndexOptions load_options(const h5::Reader& file) {
   return options;
 }
 
+std::vector<int32_t> load_query_positions(const h5::Reader& file) {
+  if (!file.has("/query_positions")) return {};
+  return file.read_i32("/query_positions", file.shape("/query_positions"));
+}
+
 // What a level's arrays are called and hold, for creating and finding them.
 struct LevelShapes {
   int64_t max_clusters;
@@ -117,11 +122,12 @@ struct MappedLayer {
 
   void check_levels(const HeadView& head, int64_t kv_head) const {
     for (size_t i = 0; i < head.levels.size(); ++i) {
-      const LevelView& level = head.levels[i];
-      if (!ascends(level.first_row, head.n_sinks, head.n_tokens() - head.n_window)) {
+      if (!ascends(head.levels[i].first_row, head.n_sinks, head.n_tokens() - head.n_window)) {
         fail("{}: head {}: the rows of level {} do not cover the clustered tokens in order", where, kv_head, i);
       }
-      if (i + 1 == head.levels.size()) return;
+    }
+    for (size_t i = 0; i + 1 < head.levels.size(); ++i) {
+      const LevelView& level = head.levels[i];
       const LevelView& next = head.levels[i + 1];
       bool nested = ascends(level.first_child, 0, next.n_clusters());
       for (size_t c = 0; nested && c < level.first_row.size(); ++c) {
@@ -167,7 +173,8 @@ void check_index_options(const std::string& path, const IndexOptions& options, i
   }
 }
 
-void create_index(const std::string& path, const Context& context, DType dtype, const IndexOptions& options) {
+void create_index(const std::string& path, const Context& context, DType dtype, const IndexOptions& options,
+                  const std::vector<int32_t>& query_positions) {
   const ModelInfo& model = context.model;
   const h5::Type type = h5::type_of(dtype);
   const Shape cache{model.n_kv_heads, context.n_tokens(), model.head_dim};
@@ -175,9 +182,12 @@ void create_index(const std::string& path, const Context& context, DType dtype, 
   save_context(file, kIndexFormat, context);
   save_options(file, options);
   create_calibration(file, options.levels.size());
+  if (!query_positions.empty()) file.dataset("/query_positions", query_positions);
+  const Shape queries{model.n_query_heads, static_cast<int64_t>(query_positions.size()), model.head_dim};
   for (int layer = 0; layer < model.n_layers; ++layer) {
     file.dataset(layer_name(layer) + "/keys", type, cache);
     file.dataset(layer_name(layer) + "/values", type, cache);
+    if (!query_positions.empty()) file.dataset(layer_name(layer) + "/queries", type, queries);
     file.dataset(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, context.n_tokens()});
     for (size_t level = 0; level < options.levels.size(); ++level) {
       const LevelShapes shapes = level_shapes(model, options, level, context.n_tokens());
@@ -193,10 +203,11 @@ void create_index(const std::string& path, const Context& context, DType dtype, 
 }
 
 IndexLayout read_index_layout(const h5::Reader& file) {
-  IndexLayout layout{load_context(file, kIndexFormat), {}, load_options(file), {}};
+  IndexLayout layout{load_context(file, kIndexFormat), {}, load_options(file), load_query_positions(file), {}};
   const ModelInfo& model = layout.context.model;
   const int64_t n_tokens = layout.context.n_tokens();
   check_index_options(file.path(), layout.options, n_tokens);
+  check_query_positions(file.path(), layout.query_positions, n_tokens);
   layout.dtype = file.float_type(layer_name(0) + "/keys");
   const h5::Type type = h5::type_of(layout.dtype);
   const Shape cache{model.n_kv_heads, n_tokens, model.head_dim};
@@ -205,7 +216,11 @@ IndexLayout read_index_layout(const h5::Reader& file) {
         IndexLayerExtents{file.extent(layer_name(layer) + "/keys", type, cache),
                           file.extent(layer_name(layer) + "/values", type, cache),
                           file.extent(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, n_tokens}),
+                          {},
                           {}});
+    if (!layout.query_positions.empty()) {
+      extents.queries = file.extent(layer_name(layer) + "/queries", type, layout.queries_shape());
+    }
     const size_t n_levels = layout.options.levels.size();
     for (size_t level = 0; level < n_levels; ++level) {
       extents.levels.push_back(find_level(file, level_name(layer, level), type,

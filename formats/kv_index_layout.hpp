@@ -20,6 +20,7 @@ struct LevelExtents {
 
 struct IndexLayerExtents {
   h5::Extent keys, values, token_of_row;
+  h5::Extent queries;  // none in an index without queries
   std::vector<LevelExtents> levels;
 };
 
@@ -27,14 +28,20 @@ struct IndexLayout {
   Context context;
   DType dtype = DType::bf16;
   IndexOptions options;
+  std::vector<int32_t> query_positions;
   std::vector<IndexLayerExtents> layers;
+
+  Shape queries_shape() const {
+    return {context.model.n_query_heads, static_cast<int64_t>(query_positions.size()), context.model.head_dim};
+  }
 
   int64_t n_clustered() const { return context.n_tokens() - options.n_sinks - options.n_window; }
 };
 
 // Throws if the options do not fit the context; `path` names the file in errors.
 void check_index_options(const std::string& path, const IndexOptions& options, int64_t n_tokens);
-void create_index(const std::string& path, const Context& context, DType dtype, const IndexOptions& options);
+void create_index(const std::string& path, const Context& context, DType dtype, const IndexOptions& options,
+                  const std::vector<int32_t>& query_positions);
 // Every dataset's presence, type, shape and place is checked.
 IndexLayout read_index_layout(const h5::Reader& file);
 

@@ -27,7 +27,8 @@ class PartialFile {
   const std::string& partial_path() const { return partial_path_; }
   bool resumed() const { return resumed_; }
   int n_steps_done() const { return n_steps_done_; }
-  const Tensor& state() const { return state_; }  // as given to the last end_step of the run that was continued
+  // What the last end_step of the run that was continued was given; without data if nothing was.
+  Tensor state() const { return state_.data() ? state_.clone() : Tensor(); }
 
   // Before anything of a step is written: steps go in order, but may start again from an earlier one.
   void begin_step(int step);

@@ -83,6 +83,24 @@ TEST_SUITE("build") {
     CHECK(root.value_means.f32()[0] == doctest::Approx(40.0 / 7));
   }
 
+  TEST_CASE("coarse levels weigh a leaf by its keys") {
+    // As many leaves as keys leave one per distinct key. The heavy 0 holds its centroid, so 1 goes with 1.9.
+    Tensor keys = Tensor::zeros(DType::f32, {1, 102, 1});
+    keys.f32()[100] = 1;
+    keys.f32()[101] = 1.9f;
+    for (uint64_t seed = 0; seed < 10; ++seed) {
+      IndexOptions options = options_with({{0, 2}, {0, 102}}, 0, 0);
+      options.metric = Metric::l2;
+      options.seed = seed;
+      const IndexLayer layer = build_layer(keys, keys, options);
+      const HeadIndex& head = layer.heads[0];
+      REQUIRE(head.levels[0].first_row.size() == 3);
+      CHECK(head.levels[1].first_row.size() == 4);
+      const int32_t first = head.levels[0].first_row[1];
+      CHECK((first == 100 || first == 2));
+    }
+  }
+
   TEST_CASE("tree order: sorted by parent, rows of a leaf ascend by token") {
     NestedClusters tree{{{1, 0, 1, 0, 1}, {0, 1, 2, 1, 0}}, {2, 3}};
     sort_in_tree_order(tree);

@@ -1,2 +1,255 @@
-// squeeze-build
-int main() { return 2; }
+// squeeze-build: clusters the keys of a KV dump (or of a text, in one step) and writes the index.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "formats/kv_index.hpp"
+#include "tools/context_source.hpp"
+#include "tools/tool.hpp"
+
+namespace squeeze {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr ToolText kText = {
+    "squeeze-build", "Clusters the keys of a KV dump into a hierarchy and writes the index.",
+    "  squeeze-build manual.kv.h5 -o manual.sqz.h5 --leaf 5% --coarse 1%\n"
+    "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5"};
+
+struct Options {
+  CommonOptions common;
+  SourceOptions source;
+  std::string input, output;
+  std::string leaf = "5%", coarse = "1%", metric = "cosine";
+  IndexOptions index;
+  double coarse_keep = kDefaultUpperKeep;
+  bool resume = false, force = false, dry_run = false, json = false;
+};
+
+void bind(CLI::App& app, Options& o) {
+  app.add_option("dump", o.input, "The KV dump to index (or --model and --context)")->type_name("IN.kv.h5");
+  bind_source(app, o.source);
+  app.add_option("-o,--output", o.output, "The index to write")->type_name("OUT.sqz.h5")->required();
+  app.add_option("--leaf", o.leaf, "Leaf clusters, as a share of the context or a number")
+      ->type_name("5%|COUNT")->capture_default_str();
+  app.add_option("--coarse", o.coarse, "Coarse clusters above them, or none")
+      ->type_name("1%|COUNT|none")->capture_default_str();
+  app.add_option("--coarse-keep", o.coarse_keep, "Share of the keys that the coarse level lets through when it prunes")
+      ->check(CLI::Range(0.01, 1.0))->capture_default_str();
+  app.add_option("--sinks", o.index.n_sinks, "First tokens that are always attended")
+      ->check(CLI::Range(0, 1 << 20))->capture_default_str();
+  app.add_option("--window", o.index.n_window, "Last tokens that are always attended; their queries calibrate")
+      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--metric", o.metric, "Distance between keys")
+      ->check(CLI::IsMember({"cosine", "l2"}))->capture_default_str();
+  app.add_option("--iterations", o.index.iterations, "K-means iterations")
+      ->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--seed", o.index.seed, "Seed of the k-means")->capture_default_str();
+  app.add_flag("--resume", o.resume, "Continue an interrupted build after its last whole layer");
+  app.add_flag("--force", o.force, "Replace an existing file");
+  app.add_flag("--dry-run", o.dry_run, "Print sizes and memory, write nothing");
+  app.add_flag("--json", o.json, "Print the tables as JSON");
+}
+
+ClusterCount parse_count(const std::string& text, const std::string& option) {
+  if (!text.empty() && text.find_first_not_of("0123456789") == std::string::npos) {
+    const int64_t count = text.size() > 12 ? 0 : std::stoll(text);
+    if (count < 1) fail_usage("{} {}: expected a share such as 5% or a number of clusters from 1", option, text);
+    return {0, count};
+  }
+  const double share = parse_share(text, option);
+  if (!(share > 0 && share <= 1)) fail_usage("{} {}: a share must lie above 0 and be at most 100%", option, text);
+  return {share, 0};
+}
+
+IndexOptions index_options(const Options& o) {
+  IndexOptions options = o.index;
+  if (o.coarse != "none") options.levels.push_back(parse_count(o.coarse, "--coarse"));
+  options.levels.push_back(parse_count(o.leaf, "--leaf"));
+  options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
+  return options;
+}
+
+struct LayerRow {
+  int layer = 0;
+  std::vector<int64_t> clusters;  // per level, summed over KV heads
+  int32_t biggest = 0, smallest = INT32_MAX;
+  double inertia = 0;  // mean over KV heads
+  double seconds = 0;
+};
+
+LayerRow summarise(int layer, const IndexLayer& index, double seconds) {
+  LayerRow row{layer, std::vector<int64_t>(index.heads[0].levels.size()), 0, INT32_MAX, 0, seconds};
+  for (const HeadIndex& head : index.heads) {
+    for (size_t k = 0; k < head.levels.size(); ++k) row.clusters[k] += head.levels[k].view().n_clusters();
+    const LevelView leaves = head.levels.back().view();
+    for (int64_t i = 0; i < leaves.n_clusters(); ++i) {
+      row.biggest = std::max(row.biggest, leaves.n_rows(i));
+      row.smallest = std::min(row.smallest, leaves.n_rows(i));
+    }
+    row.inertia += head.inertia / static_cast<double>(index.heads.size());
+  }
+  return row;
+}
+
+void print_header(const Options& o) {
+  if (o.json) return;
+  fmt::print("{:>5}  {:>14}  {:>8}  {:>8}  {:>8}  {:>8}\n", "layer", "clusters", "biggest", "smallest", "inertia",
+             "seconds");
+}
+
+void print_row(const Options& o, const LayerRow& row) {
+  if (o.json) return;
+  end_progress();
+  std::string clusters;
+  for (const int64_t n : row.clusters) clusters += fmt::format("{}{}", clusters.empty() ? "" : " / ", n);
+  fmt::print("{:>5}  {:>14}  {:>8}  {:>8}  {:>8.4f}  {:>8.2f}\n", row.layer, clusters, row.biggest, row.smallest,
+             row.inertia, row.seconds);
+  std::fflush(stdout);
+}
+
+int64_t cache_bytes(const Context& context, DType dtype) {
+  const ModelInfo& m = context.model;
+  return 2 * context.n_tokens() * m.n_layers * m.n_kv_heads * m.head_dim * static_cast<int64_t>(size_of(dtype));
+}
+
+void print_summary(const Options& o, const Context& context, DType dtype, const std::vector<LayerRow>& rows,
+                   double seconds) {
+  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(o.output));
+  const double share = double(bytes) / double(cache_bytes(context, dtype));
+  if (!o.json) {
+    fmt::print("{}: {} ({:.1f} % of the KV cache), {:.1f} s\n", o.output, human_bytes(double(bytes)), 100 * share,
+               seconds);
+    return;
+  }
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (const LayerRow& row : rows) {
+    layers.push_back({{"layer", row.layer}, {"clusters", row.clusters}, {"biggest", row.biggest},
+                      {"smallest", row.smallest}, {"inertia", row.inertia}, {"seconds", row.seconds}});
+  }
+  const nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()}, {"bytes", bytes},
+                                          {"of_kv_cache", share}, {"seconds", seconds}, {"layers", layers}};
+  fmt::print("{}\n", summary.dump());
+}
+
+void calibrate_index(KvIndexWriter& writer, const Context& context, const Options& o) {
+  CalibrationOptions options;
+  options.softmax_scale = context.model.softmax_scale;
+  options.upper_keep.assign(index_options(o).levels.size() - 1, o.coarse_keep);
+  const auto load = [&](int layer) { return CalibrationLayer{writer.layer(layer), writer.queries(layer)}; };
+  writer.write_calibration(calibrate(context.model.n_layers, load, options));
+}
+
+// Clusters and writes layers as they arrive.
+class Build {
+ public:
+  Build(const Options& o, const Context& context, DType dtype, std::vector<int32_t> query_positions)
+      : o_(o), context_(context), dtype_(dtype), options_(index_options(o)),
+        n_kept_queries_(std::ssize(query_positions)), writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions) {
+    if (writer_.n_layers_done() > 0) note(o.common, fmt::format("resuming after layer {}", writer_.n_layers_done()));
+    print_header(o);
+  }
+  KvIndexWriter& writer() { return writer_; }
+
+  // Queries that do not see every clustered token (a dump's window may be longer than the index's) are left out.
+  void add(int layer, const KvLayerView& kv, TensorView hidden) {
+    const auto start = Clock::now();
+    const int64_t n_queries = kv.queries.size(1);
+    const Tensor queries = slice_dim1(kv.queries, n_queries - n_kept_queries_, n_queries);
+    const IndexLayer index = build_layer(kv.keys, kv.values, options_);
+    writer_.write_layer(layer, index, hidden, queries);
+    rows_.push_back(summarise(layer, index, std::chrono::duration<double>(Clock::now() - start).count()));
+    print_row(o_, rows_.back());
+  }
+
+  void finish() {
+    calibrate_index(writer_, context_, o_);
+    writer_.finish();
+    print_summary(o_, context_, dtype_, rows_, std::chrono::duration<double>(Clock::now() - start_).count());
+  }
+
+ private:
+  const Clock::time_point start_ = Clock::now();
+  const Options& o_;
+  const Context& context_;
+  DType dtype_;
+  IndexOptions options_;
+  int64_t n_kept_queries_;
+  KvIndexWriter writer_;
+  std::vector<LayerRow> rows_;
+};
+
+// Bytes of keys, values, centroids and value means; of the file up to the tables around them.
+int dry_run(const Options& o, const Context& context, DType dtype, int64_t prefill_memory) {
+  const int64_t cache = cache_bytes(context, dtype);
+  int64_t clusters = 0;
+  for (const ClusterCount& level : index_options(o).levels) clusters += level.of(context.n_tokens());
+  const double share = 1 + double(clusters) / double(context.n_tokens());
+  const double layer = double(cache) / context.model.n_layers;
+  const double memory = 2 * layer * share + double(prefill_memory);
+  if (o.json) {
+    fmt::print("{}\n", nlohmann::ordered_json{{"output", o.output}, {"n_tokens", context.n_tokens()},
+                                              {"bytes", int64_t(double(cache) * share)},
+                                              {"memory_bytes", int64_t(memory)}, {"dry_run", true}}.dump());
+  } else {
+    fmt::print("{}: {} tokens, about {} ({:.1f} % of the KV cache); memory about {}. Nothing was written (--dry-run).\n",
+               o.output, context.n_tokens(), human_bytes(double(cache) * share), 100 * share, human_bytes(memory));
+  }
+  return 0;
+}
+
+int build_from_dump(const Options& o) {
+  const KvDump dump(o.input);
+  const Context& context = dump.context();
+  check_options(index_options(o), context.n_tokens());
+  if (o.dry_run) return dry_run(o, context, dump.dtype(), 0);
+  const std::span<const int32_t> positions = dump.query_positions();
+  const auto first = std::lower_bound(positions.begin(), positions.end(), context.n_tokens() - o.index.n_window);
+  if (first == positions.end()) {
+    fail("{}: none of its queries lies in the last {} tokens (--window); dump again with a larger --window", o.input,
+         o.index.n_window);
+  }
+  Build build(o, context, dump.dtype(), {first, positions.end()});
+  const Progress progress = terminal_progress(o.common.quiet, "layers");
+  for (int layer = build.writer().n_layers_done(); layer < context.model.n_layers; ++layer) {
+    progress({fmt::format("layer {}/{}", layer + 1, context.model.n_layers), layer, context.model.n_layers});
+    build.add(layer, dump.layer(layer), {});
+  }
+  build.finish();
+  return 0;
+}
+
+int build_from_text(const Options& o) {
+  SourceOptions source_options = o.source;
+  source_options.window = o.index.n_window;
+  ContextSource source(source_options);
+  check_options(index_options(o), source.context().n_tokens());
+  if (o.dry_run) return dry_run(o, source.context(), source.dtype(), source.memory_bytes());
+  Build build(o, source.context(), source.dtype(), source.query_positions());
+  source.run(build.writer().n_layers_done(), build.writer().hidden(),
+             [&](const PrefilledLayer& layer) {
+               build.add(layer.layer, {layer.context.keys, layer.context.values, layer.context.queries}, layer.hidden);
+             },
+             terminal_progress(o.common.quiet, "tokens"));
+  build.finish();
+  return 0;
+}
+
+int run(const Options& o) {
+  const bool from_text = !o.source.model.empty() && !o.source.context.empty();
+  if (o.input.empty() == !from_text) fail_usage("name either a KV dump or --model and --context");
+  return from_text ? build_from_text(o) : build_from_dump(o);
+}
+
+}  // namespace
+}  // namespace squeeze
+
+int main(int argc, char** argv) {
+  squeeze::Options options;
+  return squeeze::tool_main(argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); },
+                            options.common, [&] { return squeeze::run(options); });
+}

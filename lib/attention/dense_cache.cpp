@@ -12,7 +12,8 @@
 namespace squeeze {
 namespace {
 
-constexpr int64_t kQueryBlock = 16;  // query tokens per task: K and V are streamed once for all of them
+constexpr int64_t kQueryBlock = 16;      // query tokens per task: K and V are streamed once for all of them
+constexpr int64_t kSmallWork = 1 << 17;  // multiplications: less than this is done before other threads wake up
 
 // The G query heads of one KV head for tokens [begin, end): gathers, attends part by part, normalises, scatters.
 class HeadBlock {
@@ -92,7 +93,7 @@ Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, fl
   }
   Tensor out(DType::f32, queries.shape());
   const int64_t n_blocks = (n + kQueryBlock - 1) / kQueryBlock;
-  parallel_for(n_blocks * n_kv_heads, [&](int64_t task) {
+  const auto run = [&](int64_t task) {
     const int64_t begin = task / n_kv_heads * kQueryBlock;
     HeadBlock block(queries, task % n_kv_heads, group, begin, std::min(n, begin + kQueryBlock));
     int64_t first_row = 0;
@@ -101,7 +102,12 @@ Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, fl
       first_row += part.n_rows;
     }
     block.store(out);
-  });
+  };
+  if (queries.n_elements() * n_rows < kSmallWork) {
+    for (int64_t task = 0; task < n_blocks * n_kv_heads; ++task) run(task);
+  } else {
+    parallel_for(n_blocks * n_kv_heads, run);
+  }
   return out;
 }
 
@@ -161,7 +167,8 @@ Tensor DenseCache::attend(const AttentionInput& input) {
 
 TensorView DenseCache::keys(int layer) {
   LayerCache& cache = layers_.at(static_cast<size_t>(layer));
-  if (cache.capacity() != cache.n_tokens) cache.reallocate(model_, dtype_, cache.n_tokens);
+  if (cache.keys.shape().rank() == 0 || cache.capacity() != cache.n_tokens)
+    cache.reallocate(model_, dtype_, cache.n_tokens);
   return cache.keys;
 }
 

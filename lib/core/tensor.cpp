@@ -71,6 +71,19 @@ Tensor Tensor::clone() const {
   return copy;
 }
 
+Tensor slice_dim1(TensorView in, int64_t begin, int64_t end) {
+  assert(in.shape().rank() >= 2);
+  int64_t sizes[Shape::kMaxRank];
+  for (int i = 0; i < in.shape().rank(); ++i) sizes[i] = in.size(i);
+  sizes[1] = end - begin;
+  Tensor out(in.dtype(), Shape(std::span<const int64_t>(sizes, static_cast<size_t>(in.shape().rank()))));
+  for (int64_t i = 0; i < in.size(0); ++i) {
+    const TensorView part = in[i].slice(begin, end);
+    if (part.n_bytes() > 0) std::memcpy(out.at(i * part.n_elements()), part.data(), part.n_bytes());
+  }
+  return out;
+}
+
 Tensor convert(TensorView in, DType dtype) {
   Tensor out(dtype, in.shape());
   if (in.dtype() == dtype) {

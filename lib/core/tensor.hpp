@@ -99,6 +99,9 @@ class Tensor {
   Shape shape_;
 };
 
+// A copy of the indices [begin, end) of the second dimension: [n, end - begin, ...].
+Tensor slice_dim1(TensorView in, int64_t begin, int64_t end);
+
 // A copy of `in` in another type.
 Tensor convert(TensorView in, DType dtype);
 

@@ -2,6 +2,7 @@
 #include "lib/model/bpe.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "lib/core/error.hpp"
 #include "lib/core/utf8.hpp"
@@ -79,9 +80,6 @@ void BpeEncoder::encode_stretch(size_t begin, size_t end, std::vector<int32_t>& 
 }
 
 void BpeEncoder::merge_stretch(size_t begin, size_t end, std::vector<int32_t>& ids) {
-  const auto later = [](const Candidate& a, const Candidate& b) {
-    return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
-  };
   const auto n = static_cast<int32_t>(end - begin);
   symbols_.clear();
   queue_.clear();
@@ -89,16 +87,11 @@ void BpeEncoder::merge_stretch(size_t begin, size_t end, std::vector<int32_t>& i
     symbols_.push_back({base_[begin + static_cast<size_t>(i)], i - 1, i + 1 < n ? i + 1 : -1});
     if (i > 0) push_candidate(i - 1, i);
   }
-  std::make_heap(queue_.begin(), queue_.end(), later);
   while (!queue_.empty()) {
-    std::pop_heap(queue_.begin(), queue_.end(), later);
+    std::pop_heap(queue_.begin(), queue_.end(), std::greater());
     const Candidate best = queue_.back();
     queue_.pop_back();
-    const size_t n_before = queue_.size();
     merge(best);
-    for (size_t size = n_before + 1; size <= queue_.size(); ++size) {
-      std::push_heap(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(size), later);
-    }
   }
   for (const Symbol& symbol : symbols_) {
     if (symbol.id >= 0) ids.push_back(symbol.id);
@@ -107,22 +100,27 @@ void BpeEncoder::merge_stretch(size_t begin, size_t end, std::vector<int32_t>& i
 
 void BpeEncoder::push_candidate(int32_t left, int32_t right) {
   const int32_t left_id = symbols_[static_cast<size_t>(left)].id, right_id = symbols_[static_cast<size_t>(right)].id;
-  if (const Merge* merge = bpe_.merges_.find(left_id, right_id)) queue_.push_back({merge->rank, left, merge->result});
+  const int32_t* rank = bpe_.ranks_.find(left_id, right_id);
+  if (!rank) return;
+  queue_.push_back((static_cast<Candidate>(*rank) << 32) | static_cast<uint32_t>(left));
+  std::push_heap(queue_.begin(), queue_.end(), std::greater());
 }
 
-void BpeEncoder::merge(const Candidate& best) {
-  Symbol& left = symbols_[static_cast<size_t>(best.position)];
+void BpeEncoder::merge(Candidate best) {
+  const auto position = static_cast<int32_t>(best & 0xFFFFFFFF);
+  const int32_t result = bpe_.results_[best >> 32];
+  Symbol& left = symbols_[static_cast<size_t>(position)];
   if (left.id < 0 || left.next < 0) return;
   Symbol& right = symbols_[static_cast<size_t>(left.next)];
-  // The symbols may have changed since the candidate was found.
-  const Merge* merge = bpe_.merges_.find(left.id, right.id);
-  if (!merge || merge->result != best.result) return;
-  left.id = best.result;
+  // The symbols may have changed since the candidate was found. What counts is the result, not the rank.
+  const int32_t* rank = bpe_.ranks_.find(left.id, right.id);
+  if (!rank || bpe_.results_[static_cast<size_t>(*rank)] != result) return;
+  left.id = result;
   left.next = right.next;
   right.id = -1;
-  if (left.next >= 0) symbols_[static_cast<size_t>(left.next)].previous = best.position;
-  if (left.previous >= 0) push_candidate(left.previous, best.position);
-  if (left.next >= 0) push_candidate(best.position, left.next);
+  if (left.next >= 0) symbols_[static_cast<size_t>(left.next)].previous = position;
+  if (left.previous >= 0) push_candidate(left.previous, position);
+  if (left.next >= 0) push_candidate(position, left.next);
 }
 
 }  // namespace squeeze

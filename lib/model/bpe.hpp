@@ -16,11 +16,6 @@ namespace squeeze {
 
 class JsonNode;
 
-struct Merge {
-  int32_t rank = 0;    // place in the list of merges: lower ones go first
-  int32_t result = 0;  // id of the joined token
-};
-
 class Bpe {
  public:
   // Throws on other model types and on unsupported options, naming them, and on merges of tokens that do not exist.
@@ -44,7 +39,8 @@ class Bpe {
   bool fuse_unk_ = false;
   bool byte_fallback_ = false;
   bool ignore_merges_ = false;
-  PairTable<Merge> merges_;
+  PairTable<int32_t> ranks_;      // of a pair's merge: its place in the list, lower ones go first
+  std::vector<int32_t> results_;  // by rank: the id of the joined token
   // Pairs of symbols that some merge joins across: between any other two, a word can be cut without changing it.
   PairTable<char> crossings_;
   bool any_may_cross_ = false;                        // a merge joins byte or unknown tokens: never cut
@@ -62,9 +58,8 @@ class BpeEncoder {
   void encode(std::string_view word, std::vector<int32_t>& ids);
 
  private:
-  struct Candidate {
-    int32_t rank, position, result;
-  };
+  using Candidate = uint64_t;  // rank, and position of the left symbol in the lower 32 bits
+
   struct Symbol {
     int32_t id;  // -1: swallowed by the one before
     int32_t previous, next;
@@ -76,12 +71,12 @@ class BpeEncoder {
   void encode_stretch(size_t begin, size_t end, std::vector<int32_t>& ids);
   void merge_stretch(size_t begin, size_t end, std::vector<int32_t>& ids);
   void push_candidate(int32_t left, int32_t right);
-  void merge(const Candidate& best);
+  void merge(Candidate best);
 
   const Bpe& bpe_;
   std::vector<int32_t> base_;  // the word as ids of characters, byte tokens and unknown tokens
   std::vector<Symbol> symbols_;
-  std::vector<Candidate> queue_;                                 // a heap: lowest rank first, then leftmost
+  std::vector<Candidate> queue_;                                 // a heap, smallest first
   std::unordered_map<std::string, std::vector<int32_t>> cache_;  // by the bytes of the stretch of base_
 };
 

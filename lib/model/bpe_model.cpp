@@ -88,14 +88,15 @@ void Bpe::read_merges(const JsonNode& model) {
     if (!id) fail("{}[{}]: token '{}' is not in the vocabulary", list.where(), index, token);
     return *id;
   };
-  merges_ = PairTable<Merge>(list.value().size());
+  ranks_ = PairTable<int32_t>(list.value().size());
   std::vector<std::pair<int32_t, int32_t>> pairs;
   for (size_t i = 0; i < list.value().size(); ++i) {
     const auto& entry = list.value()[i];
     if (entry.is_string() && entry.get_ref<const std::string&>().starts_with("#version")) continue;
     const auto [left, right] = parse_merge(entry, list, i);
     pairs.emplace_back(id_of(left, i), id_of(right, i));
-    merges_.set(pairs.back().first, pairs.back().second, {static_cast<int32_t>(pairs.size()), id_of(left + right, i)});
+    ranks_.set(pairs.back().first, pairs.back().second, static_cast<int32_t>(results_.size()));
+    results_.push_back(id_of(left + right, i));
   }
   add_crossings(pairs);
 }

@@ -10,10 +10,14 @@
 namespace squeeze {
 namespace {
 
-constexpr int64_t kMatvecRows = 8;    // up to here streaming the weights costs more than the arithmetic
-constexpr int64_t kMatvecBlock = 32;  // out_features per task
+constexpr int64_t kMatvecRows = 8;         // up to here streaming the weights costs more than the arithmetic
+constexpr int64_t kTaskWeights = 1 << 15;  // weights per task at least: a few microseconds, more than a task costs
 constexpr int64_t kRowBlock = 512;
 constexpr int64_t kElementBlock = 1 << 16;
+
+int64_t matvec_block(int64_t in_features) {
+  return std::max<int64_t>(32, kTaskWeights / std::max<int64_t>(in_features, 1));
+}
 
 // Wide blocks amortise oneDNN's packing of x; narrow ones keep every core busy on small layers.
 int64_t feature_block(int64_t out_features) { return out_features >= 2048 ? 256 : 64; }
@@ -22,7 +26,7 @@ Tensor matvec_rows(TensorView x, TensorView weights, const float* bias) {
   const Tensor wide = x.dtype() == DType::f32 ? Tensor() : convert(x, DType::f32);
   const int64_t n = x.size(0), in = weights.size(1), out_features = weights.size(0);
   Tensor out(DType::f32, {n, out_features});
-  parallel_blocks(out_features, kMatvecBlock, [&](int64_t begin, int64_t end) {
+  parallel_blocks(out_features, matvec_block(in), [&](int64_t begin, int64_t end) {
     kernels().matvec({.x = x.dtype() == DType::f32 ? x.f32() : wide.f32(),
                       .n_rows = n,
                       .weights = weights.at(begin * in),

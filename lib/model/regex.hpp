@@ -28,10 +28,10 @@ class Regex {
 
  private:
   Regex() = default;
-  static Regex compile(const std::string& translated, bool is_literal, std::string_view pattern,
-                       const std::string& source);
+
   struct Code;
-  std::shared_ptr<const Code> code_;
+  std::shared_ptr<const Code> code_;  // null: literal_
+  std::string literal_;
 };
 
 }  // namespace squeeze

@@ -76,6 +76,10 @@ class Translator {
       if (digits.size() != 4 || digits.find_first_not_of("0123456789abcdefABCDEF") != digits.npos) refuse("\\u");
       at_ += 6;
       out_ += fmt::format("\\x{{{}}}", digits);
+    } else if (const size_t close = pattern_.find('}', at_); (c == 'p' || c == 'P' || c == 'x') &&
+                                                             pattern_.substr(at_ + 2).starts_with('{') &&
+                                                             close != pattern_.npos) {
+      copy(close + 1 - at_);
     } else if (std::string_view("dDpPrntfax").find(c) != std::string_view::npos || is_punctuation(c)) {
       copy(2);
     } else {

@@ -17,13 +17,27 @@ namespace {
 
 constexpr int kMaxNesting = 64;  // real files have about 8; readers of nested parts may recurse
 
+// How deep arrays and objects are nested, whatever else is wrong with the text.
+int nesting_of(std::string_view json) {
+  int depth = 0, deepest = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') in_string = !in_string;
+    if (in_string && c == '\\') ++i;
+    if (in_string) continue;
+    if (c == '{' || c == '[') deepest = std::max(deepest, ++depth);
+    if (c == '}' || c == ']') --depth;
+  }
+  return deepest;
+}
+
 nlohmann::json parse_document(std::string_view text, const std::string& source) {
+  if (nesting_of(text) > kMaxNesting) {
+    fail("{}: expected at most {} levels of nested JSON, found more", source, kMaxNesting);
+  }
   try {
-    const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-      if (depth > kMaxNesting) fail("{}: expected at most {} levels of nested JSON, found more", source, kMaxNesting);
-      return true;
-    };
-    return nlohmann::json::parse(text, check_depth);
+    return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
     fail("{}: expected a tokenizer in JSON, found something else ({})", source, error.what());
   }

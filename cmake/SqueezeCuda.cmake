@@ -1,0 +1,27 @@
+# Finds CUDA as SQUEEZE_CUDA asks: AUTO uses nvcc if there is one that works, ON fails without, OFF does not look.
+# Sets SQUEEZE_HAS_CUDA.
+set(SQUEEZE_HAS_CUDA OFF)
+if(NOT SQUEEZE_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "SQUEEZE_CUDA must be AUTO, ON or OFF, found '${SQUEEZE_CUDA}'")
+endif()
+
+if(NOT SQUEEZE_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    # Ampere to Hopper; override with -DCMAKE_CUDA_ARCHITECTURES=...
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES "80;86;89;90")
+    endif()
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(CMAKE_CUDA_STANDARD 17)
+    set(SQUEEZE_HAS_CUDA ON)
+    message(STATUS "CUDA backend: on (${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION})")
+  elseif(SQUEEZE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "SQUEEZE_CUDA=ON, but no working nvcc was found: put it in PATH, set CUDACXX to it, "
+                        "or configure with -DSQUEEZE_CUDA=OFF")
+  else()
+    message(STATUS "CUDA backend: off (no nvcc)")
+  endif()
+endif()

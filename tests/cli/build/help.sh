@@ -1,0 +1,3 @@
+# The help text, with its example.
+squeeze-build --help
+squeeze-build --version

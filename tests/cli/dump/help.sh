@@ -1,0 +1,3 @@
+# The help text, with its example.
+squeeze-dump --help
+squeeze-dump --version

@@ -1,0 +1,3 @@
+# The help text, with its example.
+squeeze-inspect --help
+squeeze-inspect --version

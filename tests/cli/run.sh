@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Runs one command-line case and compares what it prints, and its exit status, with what is expected.
+#
+# usage: run.sh CASE.sh [--update]     environment: SQUEEZE_BIN (folder of the programs), SQUEEZE_WORK (shared folder)
+#
+# A case is a bash script run in an empty folder, with the programs on PATH and $EXAMPLES, $FIXTURE set. Beside it lies
+# CASE.expected: its standard output, then a line "exit N". --update rewrites that file. Exit 77: skipped.
+set -uo pipefail
+
+case_file=$(realpath "$1")
+expected=${case_file%.sh}.expected
+root=$(realpath "$(dirname "$0")/../..")
+export PATH="$(realpath "$SQUEEZE_BIN"):$PATH" EXAMPLES=$root/examples FIXTURE=${SQUEEZE_WORK:-} GOLDEN=$root/tests/golden
+export LC_ALL=C.UTF-8
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+
+# try COMMAND...: runs it and prints its standard error and exit status; for cases about errors.
+try() {
+  local status=0
+  "$@" >stdout.txt 2>stderr.txt || status=$?
+  sed -e "s|$root|ROOT|g" -e "s|$FIXTURE|FIXTURE|g" -e "s|$folder|.|g" stderr.txt
+  echo "-> $status"
+}
+export root folder
+export -f try
+
+actual=$(bash "$case_file" 2>stderr.log | sed -e "s|$root|ROOT|g" -e "s|$folder|.|g"; echo "exit ${PIPESTATUS[0]}")
+if [ "$(tail -n 1 <<<"$actual")" = "exit 77" ]; then
+  echo "skipped: $(cat stderr.log)"
+  exit 77
+fi
+if [ "${2:-}" = "--update" ]; then
+  printf '%s\n' "$actual" > "$expected"
+  exit 0
+fi
+if ! diff -u "$expected" <(printf '%s\n' "$actual"); then
+  echo "--- standard error:"; cat stderr.log
+  echo "--- if the new output is right: SQUEEZE_BIN=... SQUEEZE_WORK=... tests/cli/run.sh $case_file --update"
+  exit 1
+fi

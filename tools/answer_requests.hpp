@@ -1,0 +1,35 @@
+// Answers JSONL requests (or plain prompts) one by one over a fixed context.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "formats/kv_index.hpp"
+#include "tools/policy_options.hpp"
+#include "tools/tool.hpp"
+
+namespace squeeze {
+
+struct AnswerOptions {
+  std::string model;
+  std::string requests = "-";
+  std::string output = "-";
+  std::string stats;  // file for the summary, or "-" for standard error
+  std::string prompt_template = "{prompt}";
+  std::string precision = "bf16";
+  std::vector<std::string> stop;
+  int64_t max_tokens = 256;
+  int64_t chunk = 512;
+  float temperature = 0, sample_top_p = 1;
+  int sample_top_k = 0;
+  uint64_t seed = 0;
+  bool resume = false, force = false, text = false;
+};
+
+void bind_answers(CLI::App& app, AnswerOptions& options);
+
+// Returns the exit status: 1 if a request could not be answered (its answer line carries an error).
+int answer_requests(const AnswerOptions& options, const CommonOptions& common, const KvIndex& index,
+                    const Policy& policy, const PolicyOptions& policy_options);
+
+}  // namespace squeeze

@@ -1,0 +1,31 @@
+// The options that choose what is read of the context, and the policy that they name.
+#pragma once
+
+#include <string>
+
+#include "lib/attention/context_attention.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace squeeze {
+
+struct PolicyOptions {
+  double sparsity = 0.9;
+  double threshold = -1;  // below 0: not given
+  int64_t top_k = 0;      // 0: not given
+  double top_p = 0;       // 0: not given
+  bool dense = false;
+  std::string rest = "drop";
+
+  Rest rest_mode() const { return rest == "mean" ? Rest::mean : Rest::drop; }
+  std::string describe() const;  // "sparsity 0.9", "dense", ...
+};
+
+void bind_policy(CLI::App& app, PolicyOptions& options);
+
+// Upper levels prune as they were calibrated to; the leaves follow the rule.
+Policy make_policy(const PolicyOptions& options, const Calibration& calibration, float softmax_scale);
+
+}  // namespace squeeze

@@ -1,0 +1,58 @@
+// What the four programs share: option parsing, the main wrapper with its exit codes, progress on a terminal.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <string>
+
+#include "lib/core/error.hpp"
+#include "lib/core/progress.hpp"
+
+namespace squeeze {
+
+// Options that every program has.
+struct CommonOptions {
+  int threads = 0;  // 0: all cores
+  std::string isa;  // empty: the fastest
+  std::string device = "cpu";
+  bool quiet = false;
+};
+
+struct ToolText {
+  const char* name;
+  const char* summary;
+  const char* example;  // shown by --help
+};
+
+void bind_common(CLI::App& app, CommonOptions& options);
+// Sets threads and ISA; throws if the machine or this build does not have what is asked for.
+void apply_common(const CommonOptions& options);
+
+// Parses, runs, and turns exceptions into one line on stderr. Returns 0 done, 1 failed, 2 bad usage. `run` returns the
+// exit status of a run that did not throw.
+int tool_main(int argc, char** argv, const ToolText& text, const std::function<void(CLI::App&)>& bind,
+              CommonOptions& common, const std::function<int()>& run);
+
+// An option value that is wrong although it parsed: exit status 2.
+class UsageError : public Error {
+ public:
+  using Error::Error;
+};
+
+template <class... Args>
+[[noreturn]] void fail_usage(fmt::format_string<Args...> format, Args&&... args) {
+  throw UsageError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// A line on stderr that is redrawn while work goes on, with rate and time left. Silent unless stderr is a terminal.
+Progress terminal_progress(bool quiet, const std::string& unit);
+// Ends the line that terminal_progress is drawing, if there is one.
+void end_progress();
+// A note on stderr unless quiet.
+void note(const CommonOptions& common, const std::string& line);
+
+std::string human_bytes(double bytes);      // "1.5 MiB"
+double parse_share(const std::string& text, const std::string& option);  // "5%" or "0.05" -> 0.05
+
+}  // namespace squeeze
