@@ -24,6 +24,6 @@ rule "oneDNN only in the matmul file" '#include .*dnnl' $(sources kernels lib fo
 rule "CLI11 only in tools" '#include <CLI/' $(sources kernels lib formats)
 rule "CUDA only in kernels/cuda" '#include <cuda' $(sources kernels lib formats tools | grep -v kernels/cuda/)
 rule "doctest only in tests" '#include <doctest' $(sources kernels lib formats tools)
-rule "JSON in no header" '#include <nlohmann/json.hpp>' $(find lib formats kernels tools -name '*.hpp')
+rule "JSON in one header" '#include <nlohmann/json.hpp>' $(find lib formats kernels tools -name "*.hpp" ! -path lib/model/json_node.hpp)
 [ $status = 0 ] && echo "includes follow the arrows"
 exit $status
