@@ -46,9 +46,17 @@ Result check(Result result, const std::string& path, std::string_view what) {
   return result;
 }
 
+// Without HDF5's own clean-up at exit, which crashes after a file that could not be written; every handle closes
+// itself.
+void start_hdf5() {
+  static const bool started = [] { return H5dont_atexit() >= 0 && H5open() >= 0; }();
+  if (!started) fail("cannot start HDF5");
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
+
 // Locks are ours to take (PartialFile), and a file on read-only media has to be readable.
 Handle access_options(uint64_t alignment) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  start_hdf5();
   Handle options(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_file_locking(options.id(), false, true);
   H5Pset_libver_bounds(options.id(), H5F_LIBVER_V18, H5F_LIBVER_V110);  // checksums on all metadata; 1.10 reads it

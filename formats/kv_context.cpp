@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "formats/child_trial.hpp"
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/utf8.hpp"
@@ -57,7 +58,11 @@ std::string format_in(const h5::Reader& file) {
 
 }  // namespace
 
-std::string format_of(const std::string& path) { return format_in(h5::Reader(path)); }
+std::string format_of(const std::string& path) {
+  const auto read = [&] { return format_in(h5::Reader(path)); };
+  try_in_child(path, [&] { (void)read(); });
+  return read();
+}
 
 void check_context(const std::string& path, const Context& context) {
   check_model(path, context.model);

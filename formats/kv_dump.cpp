@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 
+#include "formats/child_trial.hpp"
 #include "formats/kv_context.hpp"
 #include "formats/kv_dump_layout.hpp"
 #include "formats/mapped_file.hpp"
@@ -86,8 +87,14 @@ struct KvDump::Impl {
   mutable std::mutex mutex;  // of the two below: HDF5 runs on one thread at a time
   mutable std::map<std::string, Tensor> converted;
 
-  explicit Impl(const std::string& path) : file(path), layout(read_dump_layout(file)), mapped(path) {
-    check_complete(file);
+  explicit Impl(const std::string& path) : file(path), layout(read_dump_layout(file)), mapped(path) {}
+
+  // Once in a child: HDF5 1.10 has memory errors on damaged files.
+  static std::unique_ptr<Impl> open(const std::string& path) {
+    try_in_child(path, [&] { (void)read_dump_layout(h5::Reader(path)); });
+    auto impl = std::make_unique<Impl>(path);
+    check_complete(impl->file);
+    return impl;
   }
 
   TensorView view(const DumpArray& array) const {
@@ -96,7 +103,9 @@ struct KvDump::Impl {
     const std::lock_guard lock(mutex);
     const auto known = converted.find(array.name);
     if (known != converted.end()) return known->second;
-    return converted.emplace(array.name, file.read_floats(array.name, dtype, array.shape)).first->second;
+    const auto read = [&] { return file.read_floats(array.name, dtype, array.shape); };
+    try_in_child(file.path(), [&] { (void)read(); });
+    return converted.emplace(array.name, read()).first->second;
   }
 
   KvLayerView view(const DumpLayerArrays& arrays) const {
@@ -104,7 +113,7 @@ struct KvDump::Impl {
   }
 };
 
-KvDump::KvDump(const std::string& path) : impl_(std::make_unique<Impl>(path)) {}
+KvDump::KvDump(const std::string& path) : impl_(Impl::open(path)) {}
 KvDump::~KvDump() = default;
 KvDump::KvDump(KvDump&&) noexcept = default;
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "formats/child_trial.hpp"
 #include "formats/kv_context.hpp"
 #include "formats/kv_index_calibration.hpp"
 #include "formats/kv_index_layout.hpp"
@@ -203,16 +204,22 @@ struct KvIndex::Impl {
   MappedFile mapped;
 
   explicit Impl(const std::string& name) : path(name), mapped(name) {
-    const h5::Reader file(name);
+    try_in_child(name, [&] { read(); });
+    read();
+    parallel_for(static_cast<int64_t>(view.layers.size()), [&](int64_t layer) {
+      view.layers[static_cast<size_t>(layer)] = layer_heads(path, mapped, layout, static_cast<int>(layer));
+    });
+  }
+
+  // All that HDF5 has to tell.
+  void read() {
+    const h5::Reader file(path);
     check_complete(file);
     file_bytes = file.file_bytes();
     layout = read_index_layout(file);
     calibration = load_calibration(file, layout.options.levels.size());
     view.model = layout.context.model;
     view.layers.resize(layout.layers.size());
-    parallel_for(static_cast<int64_t>(view.layers.size()), [&](int64_t layer) {
-      view.layers[static_cast<size_t>(layer)] = layer_heads(path, mapped, layout, static_cast<int>(layer));
-    });
   }
 };
 

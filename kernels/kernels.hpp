@@ -2,6 +2,10 @@
 //
 // Kernels see raw pointers, sizes and strides. They run on the calling thread, never throw, print or allocate, and
 // accumulate in float32 (scalar: float64). Matrices are row-major with contiguous rows. Sizes may be zero.
+//
+// Tables differ by rounding. Within one table the same arguments give the same bits, and a row's result (of scores,
+// matvec, assign, attend) does not depend on the other rows of the call, so that callers may split rows as they like.
+// One exception: attend treats calls of up to 8 queries and calls of more differently, with different rounding.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +15,7 @@
 
 namespace squeeze {
 
-inline constexpr int kMaxHeadDim = 512;  // the largest head_dim that attend and scores accept
+inline constexpr int kMaxHeadDim = 512;  // the largest dim that attend and assign accept
 
 struct RowRange {  // rows [begin, end)
   int32_t begin = 0;
@@ -23,12 +27,12 @@ struct RowRange {  // rows [begin, end)
 struct ScoresArgs {
   const float* queries;  // [n_queries, dim]
   int64_t n_queries;
-  const void* rows;      // [n_rows, dim] of dtype
+  const void* rows;  // [n_rows, dim] of dtype
   DType dtype;
   int64_t n_rows;
   int64_t dim;
   float scale;
-  float* out;            // [n_queries, out_stride]
+  float* out;  // [n_queries, out_stride]
   int64_t out_stride;
 };
 
@@ -36,46 +40,49 @@ struct ScoresArgs {
 // that several calls (pinned rows, selected clusters, dropped clusters at their means, the causal tail) give the
 // softmax over the union of their rows. Start from acc = 0, max = -infinity, sum = 0; the output is acc / sum and the
 // log-sum-exp is max + log(sum). Online softmax: Milakov and Gimelshein, arXiv 1805.02867.
+// Rows that no query of the call sees (visible, or a bias of -infinity) are not read. A NaN or an
+// infinity in a row that one query sees may reach the others. Ranges may be in any order, but only with ascending ones
+// are a query's bits independent of what the others see.
 struct AttendArgs {
-  const float* queries;     // [n_queries, dim]
+  const float* queries;  // [n_queries, dim]
   int64_t n_queries;
-  int64_t dim;              // at most kMaxHeadDim
+  int64_t dim;  // at most kMaxHeadDim
   float scale;
-  const void* keys;         // [*, dim] of dtype
-  const void* values;       // [*, dim] of dtype
+  const void* keys;    // [*, dim] of dtype
+  const void* values;  // [*, dim] of dtype
   DType dtype;
-  const RowRange* ranges;   // [n_ranges]
+  const RowRange* ranges;  // [n_ranges]
   int64_t n_ranges;
-  const int64_t* visible;   // [n_queries], query i sees only rows < visible[i]; null: every query sees every row
-  const float* row_bias;    // added to the logit of each row, indexed like keys (log N_i of a cluster); null: zero
-  float* acc;               // [n_queries, dim] sum of exp(logit - max) * value
-  float* max;               // [n_queries]
-  float* sum;               // [n_queries]
+  const int64_t* visible;  // [n_queries], query i sees only rows < visible[i]; null: every query sees every row
+  const float* row_bias;   // added to the logit of each row, indexed like keys (log N_i of a cluster); null: zero
+  float* acc;              // [n_queries, dim] sum of exp(logit - max) * value
+  float* max;              // [n_queries]
+  float* sum;              // [n_queries]
 };
 
 // nearest[i] = argmax_j dot(points[i], centroids[j]) - offsets[j], the lowest j on a tie; best[i] its value.
 // With unit vectors and no offsets: cosine; with offsets = |centroid|^2 / 2: Euclidean.
 struct AssignArgs {
-  const float* points;      // [n_points, dim]
+  const float* points;  // [n_points, dim]
   int64_t n_points;
-  const float* centroids;   // [n_centroids, dim]
+  const float* centroids;  // [n_centroids, dim]
   int64_t n_centroids;
-  int64_t dim;
-  const float* offsets;     // [n_centroids] or null
-  int32_t* nearest;         // [n_points]; -1 where every score is NaN
-  float* best;              // [n_points]
+  int64_t dim;           // at most kMaxHeadDim
+  const float* offsets;  // [n_centroids] or null
+  int32_t* nearest;      // [n_points]; -1 where every score is NaN
+  float* best;           // [n_points]
 };
 
 // out[i * out_stride + j] = dot(x[i], weights[j]) (+ bias[j]): few rows of x against many rows of weights.
 struct MatvecArgs {
-  const float* x;           // [n_rows, in_features]
+  const float* x;  // [n_rows, in_features]
   int64_t n_rows;
-  const void* weights;      // [out_features, in_features] of dtype
+  const void* weights;  // [out_features, in_features] of dtype
   DType dtype;
   int64_t out_features;
   int64_t in_features;
-  const float* bias;        // [out_features] or null
-  float* out;               // [n_rows, out_stride]
+  const float* bias;  // [out_features] or null
+  float* out;         // [n_rows, out_stride]
   int64_t out_stride;
 };
 

@@ -49,6 +49,11 @@ CASES = {
                                        rope=dict(rope_type="yarn", factor=8.0, original_max_position_embeddings=40,
                                                  beta_fast=16.0, beta_slow=2.0, mscale=1.0, mscale_all_dim=0.5,
                                                  truncate=False)), "bf16", "transformers4"),
+    "rope_yarn_truncate": ("Mistral", dict(sliding_window=None, max_position_embeddings=320, theta=500.0,
+                                           num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+                                           rope=dict(rope_type="yarn", factor=8.0, beta_fast=1.0, beta_slow=0.1,
+                                                     attention_factor=1.25,
+                                                     original_max_position_embeddings=40)), "bf16", "transformers4"),
 }
 
 

@@ -220,6 +220,27 @@ TEST_SUITE("kv_dump") {
     CHECK(read_bytes(path) == before);
   }
 
+  TEST_CASE("a disk that fills up between layers is one error, and the run can be resumed") {
+    const TempFolder folder;
+    const std::string path = folder / "d";
+    {
+      KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {});
+      write_dump_layers(writer, DType::bf16, 0, 1);
+      const Tensor too_large = Tensor::zeros(DType::f32, {1 << 16});
+      const std::string error = error_on_full_disk(std::filesystem::file_size(path + ".partial"), [&] {
+        writer.write_layer(1, made_dump_layer(DType::bf16, 1), made_dump_probes(DType::bf16, 1), too_large);
+      });
+      CHECK(contains(error, "cannot write"));
+      CHECK_FALSE(exists(path + ".partial.state.new"));
+    }
+    KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {.resume = true});
+    CHECK(writer.n_layers_done() == 1);
+    CHECK(same_bytes(writer.hidden(), made_hidden(0)));
+    write_dump_layers(writer, DType::bf16, 1, 2);
+    writer.finish();
+    CHECK(is_made_dump(KvDump(path), DType::bf16));
+  }
+
   TEST_CASE("a context or spec that makes no sense is refused before any file is made") {
     const TempFolder folder;
     const auto refused = [&](auto&& change, const char* why) {

@@ -20,7 +20,7 @@ Calibration made_calibration(int n_upper) {
   for (const int block_size : {1, 32}) {
     QuantileFunction f;
     for (const double sparsity : sparsity_grid()) {
-      const double top = block_size == 1 ? 0.02 : 0.01;
+      const double top = block_size == 1 ? 0.008 : 0.004;
       f.thresholds.push_back(sparsity <= 0 ? -std::numeric_limits<float>::infinity()
                                            : static_cast<float>(top * sparsity));
     }
@@ -102,9 +102,9 @@ TEST_SUITE("policy") {
     head.n_sinks = 20;
     const Calibration calibration = made_calibration(0);
     for (const PolicyEntry& entry : policies()) {
-      const Policy policy = make_policy(
-          entry.name,
-          {.value = 0.5 + 0.5 * (entry.name[3] == '-'), .calibration = &calibration, .softmax_scale = kScale});
+      const double value = entry.name == std::string("top-k") ? 1 : 0.5;
+      const Policy policy =
+          make_policy(entry.name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
       const Selection selection = policy(0, 0, head, random_tensor({1, 8}, 1), 1);
       CHECK(selection.ranges.empty());
       CHECK(selection.n_scored == 0);

@@ -28,11 +28,11 @@ struct Options {
 };
 
 void bind(CLI::App& app, Options& o) {
+  bind_answers(app, o.answers);
   app.add_option("--index", o.index, "The index of the fixed context")->type_name("INDEX")->required();
   app.add_option("--queries", o.queries, "Replay the recorded queries of this KV dump instead of running a model")
       ->type_name("DUMP")->excludes("--model");
   bind_policy(app, o.policy);
-  bind_answers(app, o.answers);
   app.add_flag("--json", o.json, "Print the replay's figures as JSON");
 }
 

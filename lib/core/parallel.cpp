@@ -1,16 +1,113 @@
-// parallel_for over OpenMP.
+// A team of waiting threads that help the caller. The caller never waits for a thread that has not begun to help, so a
+// busy machine costs at most the parallelism, not the time slices of threads that are late (as a barrier would).
 #include "lib/core/parallel.hpp"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 #include "lib/core/error.hpp"
 
 namespace squeeze {
 namespace {
+
+thread_local bool in_team = false;  // inside a body: nested loops run on the calling thread
+
+struct Job {
+  const std::function<void(int64_t)>& body;
+  int64_t n;
+  std::atomic<int64_t> next = 0;
+  int n_helpers = 0;  // threads inside; guarded by the team's mutex
+  int max_helpers = 0;
+  std::exception_ptr error = {};  // guarded by the team's mutex
+};
+
+class Team {
+ public:
+  ~Team() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  // False if another thread is using the team.
+  bool run(Job& job) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (job_) return false;
+      while (std::ssize(threads_) < job.max_helpers) threads_.emplace_back([this] { help(); });
+      job_ = &job;
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work(job);
+    std::unique_lock lock(mutex_);
+    job_ = nullptr;
+    idle_.wait(lock, [&] { return job.n_helpers == 0; });
+    return true;
+  }
+
+ private:
+  void work(Job& job) {
+    in_team = true;
+    for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.n;) {
+      try {
+        job.body(i);
+      } catch (...) {
+        job.next.store(job.n, std::memory_order_relaxed);
+        const std::lock_guard lock(mutex_);
+        if (!job.error) job.error = std::current_exception();
+      }
+    }
+    in_team = false;
+  }
+
+  // Loops often follow one another closely: looking around for some microseconds is cheaper than sleeping.
+  void look_for_work(uint64_t seen) const {
+    for (int i = 0; i < 1000 && generation_.load(std::memory_order_acquire) == seen; ++i) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  }
+
+  void help() {
+    omp_set_num_threads(1);
+    uint64_t seen = 0;
+    std::unique_lock lock(mutex_);
+    while (true) {
+      lock.unlock();
+      look_for_work(seen);
+      lock.lock();
+      wake_.wait(lock, [&] { return stopping_ || (job_ && generation_ != seen); });
+      if (stopping_) return;
+      seen = generation_;
+      Job& job = *job_;
+      if (job.n_helpers == job.max_helpers) continue;
+      ++job.n_helpers;
+      lock.unlock();
+      work(job);
+      lock.lock();
+      if (--job.n_helpers == 0) idle_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, idle_;
+  std::vector<std::thread> threads_;
+  Job* job_ = nullptr;
+  std::atomic<uint64_t> generation_ = 0;
+  bool stopping_ = false;
+};
 
 std::atomic<int>& team_size() {
   static std::atomic<int> size = [] {
@@ -32,25 +129,17 @@ void set_threads(int n) {
 }
 
 void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {
-  const int team = static_cast<int>(std::min<int64_t>(n_threads(), n));
-  if (team <= 1 || omp_in_parallel()) {
-    for (int64_t i = 0; i < n; ++i) body(i);
-    return;
-  }
-  std::exception_ptr first_error;
-  std::atomic<bool> stopped = false;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
-  for (int64_t i = 0; i < n; ++i) {
-    if (stopped.load(std::memory_order_relaxed)) continue;
-    try {
-      body(i);
-    } catch (...) {
-#pragma omp critical(squeeze_parallel_error)
-      if (!first_error) first_error = std::current_exception();
-      stopped = true;
+  static Team team;
+  const auto n_wanted = static_cast<int>(std::min<int64_t>(n_threads(), n));
+  if (n_wanted > 1 && !in_team) {
+    Job job{body, n};
+    job.max_helpers = n_wanted - 1;
+    if (team.run(job)) {
+      if (job.error) std::rethrow_exception(job.error);
+      return;
     }
   }
-  if (first_error) std::rethrow_exception(first_error);
+  for (int64_t i = 0; i < n; ++i) body(i);
 }
 
 void parallel_blocks(int64_t n, int64_t block, const std::function<void(int64_t, int64_t)>& body) {

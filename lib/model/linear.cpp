@@ -11,7 +11,7 @@ namespace squeeze {
 namespace {
 
 constexpr int64_t kMatvecRows = 8;         // up to here streaming the weights costs more than the arithmetic
-constexpr int64_t kTaskWeights = 1 << 15;  // weights per task at least: a few microseconds, more than a task costs
+constexpr int64_t kTaskWeights = 1 << 16;  // weights per task at least: a few microseconds, more than a task costs
 constexpr int64_t kRowBlock = 512;
 constexpr int64_t kElementBlock = 1 << 16;
 

@@ -190,8 +190,9 @@ inline void attend_block(const AttendArgs& a, int64_t begin, int64_t end, ManySc
   for (int64_t p = 0; p < n_panels; ++p) close_panel(a, begin + p * kPanelWidth, s.panels[p]);
 }
 
+// Not inlined: the scratch, up to 1 MB, must not become part of the frame of attend_few.
 template <DType T>
-inline void attend_many(const AttendArgs& a) {
+__attribute__((noinline)) void attend_many(const AttendArgs& a) {
   ManyScratch s;
   s.stride = (a.dim + kRowPad - 1) / kRowPad * kRowPad + kRowPad;
   const int64_t block = kManyPanels * kPanelWidth;

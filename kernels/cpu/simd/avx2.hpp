@@ -18,9 +18,8 @@ using IntVec = __m256i;  // int32
 constexpr int kLanes = 8;
 
 // Register blocks, sized so that accumulators and operands fit the 16 registers.
-constexpr int kTileRows = 6;    // rows of a panel product, against up to two vectors
-constexpr int kDotRows = 2;     // x rows of a dot tile, against four rows
-constexpr int kFewQueries = 4;  // up to here attend reads rows along head_dim, above it works on query panels
+constexpr int kTileRows = 6;  // rows of a panel product, against up to two vectors
+constexpr int kDotRows = 2;   // x rows of a dot tile, against four rows
 
 SQUEEZE_INLINE __m256i first_mask(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

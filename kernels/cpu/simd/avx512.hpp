@@ -18,9 +18,8 @@ using IntVec = __m512i;  // int32
 constexpr int kLanes = 16;
 
 // Register blocks, sized so that accumulators and operands fit the 32 registers.
-constexpr int kTileRows = 8;    // rows of a panel product, against up to two vectors
-constexpr int kDotRows = 4;     // x rows of a dot tile, against four rows
-constexpr int kFewQueries = 8;  // up to here attend reads rows along head_dim, above it works on query panels
+constexpr int kTileRows = 8;  // rows of a panel product, against up to two vectors
+constexpr int kDotRows = 4;   // x rows of a dot tile, against four rows
 
 SQUEEZE_INLINE __mmask16 first_mask(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 SQUEEZE_INLINE Vec zero() { return _mm512_setzero_ps(); }

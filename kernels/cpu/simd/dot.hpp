@@ -51,18 +51,17 @@ SQUEEZE_INLINE void dot_tile(const float* x, int64_t x_stride, const FourRows& r
   for (int i = 0; i < N; ++i) dots[i] = sum4(total[i][0], total[i][1], total[i][2], total[i][3]);
 }
 
-// Calls emit(i, dots) for every x row i with its four dot products.
-template <DType T, class Emit>
-SQUEEZE_INLINE void dot_rows(const float* x, int64_t n_x, const FourRows& rows, int64_t dim, const Emit& emit) {
-  __m128 dots[kDotRows];
-  int64_t i = 0;
-  for (; i + kDotRows <= n_x; i += kDotRows) {
-    dot_tile<T, kDotRows>(x + i * dim, dim, rows, dim, dots);
-    for (int t = 0; t < kDotRows; ++t) emit(i + t, dots[t]);
+// Calls emit(i, dots) for every x row from i on with its four dot products: N rows at a time, then the rest at once.
+template <DType T, int N = kDotRows, class Emit>
+SQUEEZE_INLINE void dot_rows(const float* x, int64_t i, int64_t n_x, const FourRows& rows, int64_t dim,
+                             const Emit& emit) {
+  for (; i + N <= n_x; i += N) {
+    __m128 dots[N];
+    dot_tile<T, N>(x + i * dim, dim, rows, dim, dots);
+    for (int t = 0; t < N; ++t) emit(i + t, dots[t]);
   }
-  for (; i < n_x; ++i) {
-    dot_tile<T, 1>(x + i * dim, dim, rows, dim, dots);
-    emit(i, dots[0]);
+  if constexpr (N > 1) {
+    if (i < n_x) dot_rows<T, N - 1>(x, i, n_x, rows, dim, emit);
   }
 }
 
@@ -78,7 +77,7 @@ inline void scores_of(const ScoresArgs& a) {
   const __m128 scale = _mm_set1_ps(a.scale);
   for (int64_t j = 0; j < a.n_rows; j += 4) {
     const FourRows rows = four_rows<T>(a.rows, a.dim, j, a.n_rows);
-    dot_rows<T>(a.queries, a.n_queries, rows, a.dim, [&](int64_t i, __m128 dots) {
+    dot_rows<T>(a.queries, 0, a.n_queries, rows, a.dim, [&](int64_t i, __m128 dots) {
       store_up_to_four(a.out + i * a.out_stride + j, _mm_mul_ps(dots, scale), a.n_rows - j);
     });
   }
@@ -95,7 +94,7 @@ inline void matvec_of(const MatvecArgs& a) {
     float bias[4] = {};
     for (int64_t r = 0; a.bias && r < smaller(4, a.out_features - j); ++r) bias[r] = a.bias[j + r];
     const __m128 offset = _mm_loadu_ps(bias);
-    dot_rows<T>(a.x, a.n_rows, rows, a.in_features, [&](int64_t i, __m128 dots) {
+    dot_rows<T>(a.x, 0, a.n_rows, rows, a.in_features, [&](int64_t i, __m128 dots) {
       store_up_to_four(a.out + i * a.out_stride + j, _mm_add_ps(dots, offset), a.out_features - j);
     });
   }
