@@ -11,8 +11,12 @@ import json
 import pathlib
 import random
 
-import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+MISSING = None
+try:
+    import sentencepiece
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+except ImportError as error:  # --help works without them
+    MISSING = error
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -220,6 +224,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=pathlib.Path, default=here.parent / "tests/golden/tokenizers", help="folder (default: %(default)s)")
     folder = parser.parse_args().output
+    if MISSING:
+        parser.exit(1, f"{parser.prog}: {MISSING}; install tokenizers and sentencepiece (pip)\n")
     folder.mkdir(parents=True, exist_ok=True)
     documents, cases = {}, []
     for make in [gpt2, llama3, qwen2, llama2, metaspace]:

@@ -42,7 +42,8 @@ TEST_SUITE("tokenizer_files") {
     refused({{"decoder", {{"type", "CTC"}}}}, "'CTC'");
     refused({{"post_processor", {{"type", "BertProcessing"}}}}, "'BertProcessing'");
     refused({{"version", "2.0"}}, "2.0");
-    for (const char* pattern : {"[a&&b]", "[a[b]]", "\\h", "\\b", "(?<name>a)", "(?m:.)", "a{2}+", "(*UCP)a", "\\"}) {
+    for (const char* pattern : {"[a&&b]", "[a[b]]", "\\h", "\\b", "(?<name>a)", "(?m:.)", "a{2}+", "a{2}?", "a{,2}",
+                                "a(?i)b|c", "(*UCP)a", "\\"}) {
       refused({{"normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", pattern}}}, {"content", ""}}}},
               "unsupported construct");
     }

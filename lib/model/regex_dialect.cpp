@@ -1,6 +1,9 @@
 // Rewrites the escapes whose meaning differs between Oniguruma and PCRE2; refuses what has no counterpart.
 #include "lib/model/regex_dialect.hpp"
 
+#include <algorithm>
+#include <iterator>
+
 #include "lib/core/error.hpp"
 
 namespace squeeze {
@@ -8,6 +11,8 @@ namespace {
 
 // Oniguruma's \w, as the inside of a class. Its Latin-1 fractions and superscripts are no letters but belong to it.
 constexpr std::string_view kWordClass = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+
+constexpr std::string_view kGroups[] = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?i:", "(?>"};
 
 class Translator {
  public:
@@ -45,14 +50,16 @@ class Translator {
       if (next_is("]")) refuse("[]");
       return;
     }
-    // Options mean other things there: (?m) is PCRE2's (?s), and (?x) would hide what this translator looks at.
-    if (next_is("(?") && !next_is("(?:") && !next_is("(?=") && !next_is("(?!") && !next_is("(?<=") &&
-        !next_is("(?<!") && !next_is("(?i:") && !next_is("(?>") && !next_is("(?i)")) {
+    const auto starts = [this](std::string_view text) { return next_is(text); };
+    // Other options mean other things there: (?m) is PCRE2's (?s), and (?i) inside a pattern opens a group.
+    if (next_is("(?") && std::none_of(std::begin(kGroups), std::end(kGroups), starts) &&
+        !(at_ == 0 && next_is("(?i)"))) {
       refuse(pattern_.substr(at_, 4));
     }
-    if (next_is("(*")) refuse("(*");
-    // {n}+ repeats a repeat there and is possessive in PCRE2.
-    if (next_is("}+")) refuse("}+");
+    // (*VERB) is PCRE2's alone; {,n} is literal text for it; {n}+ and {n}? repeat a repeat in Oniguruma.
+    for (const char* construct : {"(*", "{,", "}+", "}?"}) {
+      if (next_is(construct)) refuse(construct);
+    }
     copy(1);
   }
 
