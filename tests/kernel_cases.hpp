@@ -51,6 +51,11 @@ inline std::vector<float> random_floats(int64_t n, std::mt19937& rng, float magn
   return Stored(DType::f32, n, 0, rng, magnitude).values;
 }
 
+// Near: |found - expected| <= bound, or both are the same infinity.
+inline bool near(float found, double expected, double bound) {
+  return double{found} == expected || std::abs(double{found} - expected) <= bound;
+}
+
 struct Dot {
   double value = 0;
   double size = 0;  // sum of |x_i y_i|: a float32 sum of n products in any order is off by at most n * kUnit * size
