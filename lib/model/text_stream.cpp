@@ -47,8 +47,12 @@ std::string TextStream::advance(std::string_view text) {
     stopped_ = true;
     return take(text, stop_at);
   }
-  size_t end = without_unfinished_characters(text);
-  for (const std::string& stop : stop_strings_) end = std::min(end, possible_stop(text, stop));
+  // An unfinished character may yet become the one with which a stop string goes on.
+  const std::string_view settled = text.substr(0, without_unfinished_characters(text));
+  size_t end = settled.size();
+  for (const std::string& stop : stop_strings_) {
+    end = std::min({end, possible_stop(text, stop), possible_stop(settled, stop)});
+  }
   return take(text, end);
 }
 
