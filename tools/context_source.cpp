@@ -32,6 +32,7 @@ ContextSource::ContextSource(const SourceOptions& options)
     : options_(options), dtype_(parse_dtype(options.dtype)), model_(options.model), tokenizer_(model_.tokenizer()) {
   context_.model = model_.info();
   encode(options.context);
+  context_.model.rope = config().rope_json(context_.n_tokens());
   if (!options.probes.empty()) encode_probes(options.probes);
 }
 
