@@ -137,8 +137,9 @@ KvIndexWriter::KvIndexWriter(const std::string& path, const Context& context, DT
   check_context(path, context);
   check_index_options(path, options, context.n_tokens());
   check_query_positions(path, query_positions, context.n_tokens());
-  PartialFile file(path, context.model.n_layers, mode,
-                   [&](const std::string& partial) { create_index(partial, context, dtype, options, query_positions); });
+  PartialFile file(path, context.model.n_layers, mode, [&](const std::string& partial) {
+    create_index(partial, context, dtype, options, query_positions);
+  });
   const h5::Reader reader(file.partial_path());
   IndexLayout layout = read_index_layout(reader);
   check_same_context(file.partial_path(), layout.context, context);
@@ -234,9 +235,7 @@ const IndexOptions& KvIndex::options() const { return impl_->layout.options; }
 const Calibration& KvIndex::calibration() const { return impl_->calibration; }
 ContextView KvIndex::view() const { return impl_->view; }
 std::span<const int32_t> KvIndex::query_positions() const { return impl_->layout.query_positions; }
-TensorView KvIndex::queries(int layer) const {
-  return layer_queries(impl_->path, impl_->mapped, impl_->layout, layer);
-}
+TensorView KvIndex::queries(int layer) const { return layer_queries(impl_->path, impl_->mapped, impl_->layout, layer); }
 int64_t KvIndex::file_bytes() const { return impl_->file_bytes; }
 
 }  // namespace squeeze

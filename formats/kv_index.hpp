@@ -47,7 +47,7 @@ class KvIndex {
   DType dtype() const;
   const IndexOptions& options() const;
   const Calibration& calibration() const;
-  ContextView view() const;  // mapped; valid as long as this
+  ContextView view() const;                          // mapped; valid as long as this
   std::span<const int32_t> query_positions() const;  // empty if the index keeps no queries
   TensorView queries(int layer) const;  // [n_query_heads, n_queries, head_dim], mapped; throws if there are none
   int64_t file_bytes() const;

@@ -27,14 +27,19 @@ struct Totals {
 class Session {
  public:
   Session(const AnswerOptions& o, const KvIndex& index, const Policy& policy, Rest rest)
-      : model_(o.model), tokenizer_(model_.tokenizer()),
-        transformer_(model_.config(), model_.weights(), parse_precision(o.precision)), view_(index.view()),
-        attention_(view_, policy, rest), n_context_(index.context().n_tokens()) {
+      : model_(o.model),
+        tokenizer_(model_.tokenizer()),
+        transformer_(model_.config(), model_.weights(), parse_precision(o.precision)),
+        view_(index.view()),
+        attention_(view_, policy, rest),
+        n_context_(index.context().n_tokens()) {
     const std::string found = model_.info().model_fingerprint;
     const std::string& expected = index.context().model.model_fingerprint;
     if (found != expected) {
-      fail("{}: the index was built with another model (its fingerprint is {}, this model's {}); name the model that "
-           "it was built with", o.model, expected, found);
+      fail(
+          "{}: the index was built with another model (its fingerprint is {}, this model's {}); name the model that "
+          "it was built with",
+          o.model, expected, found);
     }
     transformer_.set_sequence_length(n_context_);
   }
@@ -74,8 +79,9 @@ std::string trimmed(const std::string& text) {
 }
 
 Answer answer_of(const Request& request, const Generation& g, const Usage& usage, Totals& totals) {
-  Answer answer{request.id_json, g.text, g.tokens, g.finish_reason, usage.budget(), usage.kept(),
-                g.prefill_ms, g.decode_ms_per_token, g.n_prompt_tokens};
+  Answer answer{request.id_json,  g.text,       g.tokens,     g.finish_reason,
+                usage.budget(),   usage.kept(), g.prefill_ms, g.decode_ms_per_token,
+                g.n_prompt_tokens};
   if (request.answer) {
     answer.correct = trimmed(g.text) == trimmed(*request.answer);
     ++totals.n_graded;
@@ -97,14 +103,22 @@ std::string one_line(std::string text) {
 
 Json stats_json(const Totals& t, const AnswerOptions& o, const PolicyOptions& policy, double seconds) {
   const double n = double(std::max<int64_t>(1, t.n_requests - t.n_errors));
-  Json stats = {{"rule", policy.describe()}, {"rest", policy.rest}, {"precision", o.precision},
-                {"n_requests", t.n_requests}, {"n_errors", t.n_errors}, {"n_tokens", t.n_tokens},
-                {"budget", t.usage.budget()}, {"kept", t.usage.kept()},
+  Json stats = {{"rule", policy.describe()},
+                {"rest", policy.rest},
+                {"precision", o.precision},
+                {"n_requests", t.n_requests},
+                {"n_errors", t.n_errors},
+                {"n_tokens", t.n_tokens},
+                {"budget", t.usage.budget()},
+                {"kept", t.usage.kept()},
                 {"measured_sparsity", t.usage.sparsity()},
-                {"bytes_read", t.usage.bytes_read}, {"bytes_dense", t.usage.bytes_dense},
+                {"bytes_read", t.usage.bytes_read},
+                {"bytes_dense", t.usage.bytes_dense},
                 {"prefill_ms", t.prefill_ms / n},
                 {"decode_ms_per_token", t.decode_ms / double(std::max<int64_t>(1, t.n_tokens))},
-                {"lookup_ms", t.usage.lookup_ms}, {"attention_ms", t.usage.attention_ms}, {"seconds", seconds}};
+                {"lookup_ms", t.usage.lookup_ms},
+                {"attention_ms", t.usage.attention_ms},
+                {"seconds", seconds}};
   if (t.n_graded > 0) {
     stats["n_graded"] = t.n_graded;
     stats["n_correct"] = t.n_correct;
@@ -161,9 +175,11 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
   app.add_flag("--resume", o.resume, "Skip the requests whose ids the output file already answers");
   app.add_option("--stats", o.stats, "Write a summary of the run (- for standard error)")->type_name("FILE|-");
   app.add_flag("--text", o.text, "One prompt per line in, one answer per line out");
-  app.add_option("--template", o.prompt_template, "What a prompt is put into")->type_name("'USER: {prompt} ASSISTANT:'");
+  app.add_option("--template", o.prompt_template, "What a prompt is put into")
+      ->type_name("'USER: {prompt} ASSISTANT:'");
   app.add_option("--max-tokens", o.max_tokens, "Tokens to generate at most")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->capture_default_str();
   app.add_option("--stop", o.stop, "End the answer before this text; repeatable (\\n is a newline)");
   app.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::Range(0.0f, 100.0f))->capture_default_str();
   app.add_option("--sample-top-k", o.sample_top_k, "Sample among the k likeliest tokens (0: all)")
@@ -172,13 +188,15 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
       ->check(CLI::Range(0.0f, 1.0f));
   app.add_option("--seed", o.seed, "Seed of the sampling; a request's own comes first");
   app.add_option("--precision", o.precision, "Arithmetic of the forward pass: f32 or bf16 matmuls")
-      ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
   app.add_option("--chunk", o.chunk, "Prompt tokens per step; each step selects once")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
 }
 
-int answer_requests(const AnswerOptions& given, const CommonOptions& common, const KvIndex& index,
-                    const Policy& policy, const PolicyOptions& policy_options) {
+int answer_requests(const AnswerOptions& given, const CommonOptions& common, const KvIndex& index, const Policy& policy,
+                    const PolicyOptions& policy_options) {
   AnswerOptions o = given;
   if (o.prompt_template.find("{prompt}") == std::string::npos) fail_usage("--template must contain {{prompt}}");
   if (o.resume && o.output == "-") fail_usage("--resume needs --output FILE: the answers that are already there");

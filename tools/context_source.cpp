@@ -11,15 +11,19 @@ namespace squeeze {
 
 void bind_source(CLI::App& app, SourceOptions& options) {
   app.add_option("--model", options.model, "Hugging Face model directory")->type_name("DIR");
-  app.add_option("--context", options.context,
-                 "The fixed text: a file, a folder (its text files in sorted order) or - for standard input; repeatable")
+  app.add_option(
+         "--context", options.context,
+         "The fixed text: a file, a folder (its text files in sorted order) or - for standard input; repeatable")
       ->type_name("FILE|DIR|-");
   app.add_option("--precision", options.precision, "Arithmetic of the forward pass: f32 or bf16 matmuls")
-      ->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
   app.add_option("--dtype", options.dtype, "Type of the stored keys, values and queries")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str();
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->capture_default_str();
   app.add_option("--chunk", options.chunk, "Tokens per step inside a layer")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
 }
 
 DType parse_dtype(const std::string& name) {
@@ -36,7 +40,8 @@ ContextSource::ContextSource(const SourceOptions& options)
   if (!options.probes.empty()) encode_probes(options.probes);
 }
 
-// Documents are encoded one by one, so that each begins at a token; the beginning-of-text token is put before the first.
+// Documents are encoded one by one, so that each begins at a token; the beginning-of-text token is put before the
+// first.
 void ContextSource::encode(const std::vector<std::string>& paths) {
   for (const SourceText& source : read_context(paths)) {
     const bool first = context_.tokens.empty();

@@ -57,7 +57,7 @@ class ContextSource {
   std::vector<std::string> probe_texts_;
 };
 
-DType parse_dtype(const std::string& name);          // checked by bind_source
+DType parse_dtype(const std::string& name);  // checked by bind_source
 Precision parse_precision(const std::string& name);
 
 }  // namespace squeeze

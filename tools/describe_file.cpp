@@ -21,13 +21,21 @@ Json context_json(const Context& context) {
   for (size_t i = 0; i < context.documents.size(); ++i) {
     const bool last = i + 1 == context.documents.size();
     const int64_t end = last ? context.n_tokens() : context.documents[i + 1].first_token;
-    documents.push_back({{"name", context.documents[i].name}, {"first_token", context.documents[i].first_token},
+    documents.push_back({{"name", context.documents[i].name},
+                         {"first_token", context.documents[i].first_token},
                          {"n_tokens", end - context.documents[i].first_token}});
   }
-  return {{"model_name", m.model_name}, {"model_fingerprint", m.model_fingerprint}, {"n_layers", m.n_layers},
-          {"n_query_heads", m.n_query_heads}, {"n_kv_heads", m.n_kv_heads}, {"head_dim", m.head_dim},
-          {"softmax_scale", m.softmax_scale}, {"rope", Json::parse(m.rope, nullptr, false)},
-          {"n_tokens", context.n_tokens()}, {"text_bytes", context.text.size()}, {"documents", documents}};
+  return {{"model_name", m.model_name},
+          {"model_fingerprint", m.model_fingerprint},
+          {"n_layers", m.n_layers},
+          {"n_query_heads", m.n_query_heads},
+          {"n_kv_heads", m.n_kv_heads},
+          {"head_dim", m.head_dim},
+          {"softmax_scale", m.softmax_scale},
+          {"rope", Json::parse(m.rope, nullptr, false)},
+          {"n_tokens", context.n_tokens()},
+          {"text_bytes", context.text.size()},
+          {"documents", documents}};
 }
 
 Json dump_json(const KvDump& dump) {
@@ -74,8 +82,10 @@ Json index_json(const KvIndex& index) {
   info["iterations"] = options.iterations;
   info["seed"] = options.seed;
   info["levels"] = levels_json(index.view());
-  info["calibration"] = {{"source", calibration.source}, {"n_queries", calibration.n_queries},
-                         {"upper_keep", calibration.upper_keep}, {"block_sizes", blocks}};
+  info["calibration"] = {{"source", calibration.source},
+                         {"n_queries", calibration.n_queries},
+                         {"upper_keep", calibration.upper_keep},
+                         {"block_sizes", blocks}};
   return info;
 }
 

@@ -43,7 +43,8 @@ TensorView rank3(const Safetensors& file, const std::string& name) {
 void check_positions(const Safetensors& file, const std::vector<int32_t>& positions, int64_t n_tokens) {
   for (size_t i = 0; i < positions.size(); ++i) {
     if (positions[i] < 0 || positions[i] >= n_tokens || (i > 0 && positions[i] <= positions[i - 1])) {
-      fail("{}: query_positions[{}] is {}; expected ascending positions below {}", file.path(), i, positions[i], n_tokens);
+      fail("{}: query_positions[{}] is {}; expected ascending positions below {}", file.path(), i, positions[i],
+           n_tokens);
     }
   }
 }

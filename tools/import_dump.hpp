@@ -10,9 +10,9 @@
 
 namespace squeeze {
 
-// Expected: layers.N.keys, layers.N.values [n_kv_heads, n_tokens, head_dim]; layers.N.queries [n_query_heads, n_queries,
-// head_dim], N from 0; tokens int32 [n_tokens]; query_positions int32 [n_queries]. Metadata: softmax_scale (default
-// 1 / sqrt(head_dim)), model_name, text. Throws on anything missing or of another shape or type, naming it.
+// Expected: layers.N.keys, layers.N.values [n_kv_heads, n_tokens, head_dim]; layers.N.queries [n_query_heads,
+// n_queries, head_dim], N from 0; tokens int32 [n_tokens]; query_positions int32 [n_queries]. Metadata: softmax_scale
+// (default 1 / sqrt(head_dim)), model_name, text. Throws on anything missing or of another shape or type, naming it.
 class ImportedDump {
  public:
   ImportedDump(const std::string& path, DType dtype);

@@ -25,7 +25,7 @@ struct PolicyOptions {
 
 void bind_policy(CLI::App& app, PolicyOptions& options);
 
-// Upper levels prune as they were calibrated to; the leaves follow the rule.
+// The policy of lib/attention/policy.hpp's table that the options name.
 Policy make_policy(const PolicyOptions& options, const Calibration& calibration, float softmax_scale);
 
 }  // namespace squeeze

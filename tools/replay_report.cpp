@@ -79,9 +79,8 @@ std::vector<std::vector<HeadMetrics>> replay_heads(const ReplaySource& source, c
     std::vector<HeadMetrics>& heads = layers[static_cast<size_t>(layer)];
     heads.resize(static_cast<size_t>(view.model.n_kv_heads));
     for_each_recorded(source, layer, [&](const RecordedQueries& recorded) {
-      const std::vector<HeadMetrics> measured =
-          replay_layer(layer, view.layers[static_cast<size_t>(layer)], recorded, policy, rest,
-                       view.model.softmax_scale, source.block_size);
+      const std::vector<HeadMetrics> measured = replay_layer(layer, view.layers[static_cast<size_t>(layer)], recorded,
+                                                             policy, rest, view.model.softmax_scale, source.block_size);
       for (size_t h = 0; h < heads.size(); ++h) heads[h].add(measured[h]);
     });
   }

@@ -15,10 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr ToolText kText = {
-    "squeeze-build", "Clusters the keys of a KV dump into a hierarchy and writes the index.",
-    "  squeeze-build manual.kv.h5 -o manual.sqz.h5 --leaf 5% --coarse 1%\n"
-    "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5"};
+constexpr ToolText kText = {"squeeze-build", "Clusters the keys of a KV dump into a hierarchy and writes the index.",
+                            "  squeeze-build manual.kv.h5 -o manual.sqz.h5 --leaf 5% --coarse 1%\n"
+                            "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5"};
 
 struct Options {
   CommonOptions common;
@@ -35,19 +34,26 @@ void bind(CLI::App& app, Options& o) {
   bind_source(app, o.source);
   app.add_option("-o,--output", o.output, "The index to write")->type_name("OUT.sqz.h5")->required();
   app.add_option("--leaf", o.leaf, "Leaf clusters, as a share of the context or a number")
-      ->type_name("5%|COUNT")->capture_default_str();
+      ->type_name("5%|COUNT")
+      ->capture_default_str();
   app.add_option("--coarse", o.coarse, "Coarse clusters above them, or none")
-      ->type_name("1%|COUNT|none")->capture_default_str();
+      ->type_name("1%|COUNT|none")
+      ->capture_default_str();
   app.add_option("--coarse-keep", o.coarse_keep, "Share of the keys that the coarse level lets through when it prunes")
-      ->check(CLI::Range(0.01, 1.0))->capture_default_str();
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
   app.add_option("--sinks", o.index.n_sinks, "First tokens that are always attended")
-      ->check(CLI::Range(0, 1 << 20))->capture_default_str();
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   app.add_option("--window", o.index.n_window, "Last tokens that are always attended; their queries calibrate")
-      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   app.add_option("--metric", o.metric, "Distance between keys")
-      ->check(CLI::IsMember({"cosine", "l2"}))->capture_default_str();
+      ->check(CLI::IsMember({"cosine", "l2"}))
+      ->capture_default_str();
   app.add_option("--iterations", o.index.iterations, "K-means iterations")
-      ->check(CLI::Range(1, 1000))->capture_default_str();
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   app.add_option("--seed", o.index.seed, "Seed of the k-means")->capture_default_str();
   app.add_flag("--resume", o.resume, "Continue an interrupted build after its last whole layer");
   app.add_flag("--force", o.force, "Replace an existing file");
@@ -128,11 +134,16 @@ void print_summary(const Options& o, const Context& context, DType dtype, const 
   }
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (const LayerRow& row : rows) {
-    layers.push_back({{"layer", row.layer}, {"clusters", row.clusters}, {"biggest", row.biggest},
-                      {"smallest", row.smallest}, {"inertia", row.inertia}, {"seconds", row.seconds}});
+    layers.push_back({{"layer", row.layer},
+                      {"clusters", row.clusters},
+                      {"biggest", row.biggest},
+                      {"smallest", row.smallest},
+                      {"inertia", row.inertia},
+                      {"seconds", row.seconds}});
   }
-  const nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()}, {"bytes", bytes},
-                                          {"of_kv_cache", share}, {"seconds", seconds}, {"layers", layers}};
+  const nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()},
+                                          {"bytes", bytes},     {"of_kv_cache", share},
+                                          {"seconds", seconds}, {"layers", layers}};
   fmt::print("{}\n", summary.dump());
 }
 
@@ -148,8 +159,12 @@ void calibrate_index(KvIndexWriter& writer, const Context& context, const Option
 class Build {
  public:
   Build(const Options& o, const Context& context, DType dtype, std::vector<int32_t> query_positions)
-      : o_(o), context_(context), dtype_(dtype), options_(index_options(o)),
-        n_kept_queries_(std::ssize(query_positions)), writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions) {
+      : o_(o),
+        context_(context),
+        dtype_(dtype),
+        options_(index_options(o)),
+        n_kept_queries_(std::ssize(query_positions)),
+        writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions) {
     if (writer_.n_layers_done() > 0) note(o.common, fmt::format("resuming after layer {}", writer_.n_layers_done()));
     print_header(o);
   }
@@ -192,12 +207,16 @@ int dry_run(const Options& o, const Context& context, DType dtype, int64_t prefi
   const double layer = double(cache) / context.model.n_layers;
   const double memory = 2 * layer * share + double(prefill_memory);
   if (o.json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"output", o.output}, {"n_tokens", context.n_tokens()},
+    fmt::print("{}\n", nlohmann::ordered_json{{"output", o.output},
+                                              {"n_tokens", context.n_tokens()},
                                               {"bytes", int64_t(double(cache) * share)},
-                                              {"memory_bytes", int64_t(memory)}, {"dry_run", true}}.dump());
+                                              {"memory_bytes", int64_t(memory)},
+                                              {"dry_run", true}}
+                           .dump());
   } else {
-    fmt::print("{}: {} tokens, about {} ({:.1f} % of the KV cache); memory about {}. Nothing was written (--dry-run).\n",
-               o.output, context.n_tokens(), human_bytes(double(cache) * share), 100 * share, human_bytes(memory));
+    fmt::print(
+        "{}: {} tokens, about {} ({:.1f} % of the KV cache); memory about {}. Nothing was written (--dry-run).\n",
+        o.output, context.n_tokens(), human_bytes(double(cache) * share), 100 * share, human_bytes(memory));
   }
   return 0;
 }
@@ -230,11 +249,12 @@ int build_from_text(const Options& o) {
   check_options(index_options(o), source.context().n_tokens());
   if (o.dry_run) return dry_run(o, source.context(), source.dtype(), source.memory_bytes());
   Build build(o, source.context(), source.dtype(), source.query_positions());
-  source.run(build.writer().n_layers_done(), build.writer().hidden(),
-             [&](const PrefilledLayer& layer) {
-               build.add(layer.layer, {layer.context.keys, layer.context.values, layer.context.queries}, layer.hidden);
-             },
-             terminal_progress(o.common.quiet, "tokens"));
+  source.run(
+      build.writer().n_layers_done(), build.writer().hidden(),
+      [&](const PrefilledLayer& layer) {
+        build.add(layer.layer, {layer.context.keys, layer.context.values, layer.context.queries}, layer.hidden);
+      },
+      terminal_progress(o.common.quiet, "tokens"));
   build.finish();
   return 0;
 }
@@ -250,6 +270,7 @@ int run(const Options& o) {
 
 int main(int argc, char** argv) {
   squeeze::Options options;
-  return squeeze::tool_main(argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); },
-                            options.common, [&] { return squeeze::run(options); });
+  return squeeze::tool_main(
+      argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); }, options.common,
+      [&] { return squeeze::run(options); });
 }

@@ -12,10 +12,9 @@
 namespace squeeze {
 namespace {
 
-constexpr ToolText kText = {
-    "squeeze-dump", "Runs a model over a fixed text and writes its KV cache, layer by layer.",
-    "  squeeze-dump --model Llama-3.1-8B --context manual.txt -o manual.kv.h5\n"
-    "  squeeze-dump --from other-runtime.safetensors -o manual.kv.h5"};
+constexpr ToolText kText = {"squeeze-dump", "Runs a model over a fixed text and writes its KV cache, layer by layer.",
+                            "  squeeze-dump --model Llama-3.1-8B --context manual.txt -o manual.kv.h5\n"
+                            "  squeeze-dump --from other-runtime.safetensors -o manual.kv.h5"};
 
 struct Options {
   CommonOptions common;
@@ -28,11 +27,15 @@ struct Options {
 void bind(CLI::App& app, Options& o) {
   bind_source(app, o.source);
   app.add_option("--window", o.source.window, "Last context tokens whose queries are recorded for calibration")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
   app.add_option("--probes", o.source.probes, "JSONL of sample questions, recorded after the context")
       ->type_name("FILE.jsonl");
   app.add_option("--from", o.from, "Import keys, values and queries of another runtime instead of running a model")
-      ->type_name("FILE.safetensors")->excludes("--model")->excludes("--context")->excludes("--probes");
+      ->type_name("FILE.safetensors")
+      ->excludes("--model")
+      ->excludes("--context")
+      ->excludes("--probes");
   app.add_option("-o,--output", o.output, "The KV dump to write")->type_name("NAME.kv.h5")->required();
   app.add_flag("--resume", o.resume, "Continue an interrupted run after its last whole layer");
   app.add_flag("--force", o.force, "Replace an existing file");
@@ -52,11 +55,16 @@ int64_t dump_bytes(const Context& context, const DumpSpec& spec) {
 void print_summary(const Options& o, const Context& context, const DumpSpec& spec, int64_t memory, double seconds) {
   const int64_t bytes = dump_bytes(context, spec);
   if (o.json) {
-    nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()},
+    nlohmann::ordered_json summary = {{"output", o.output},
+                                      {"n_tokens", context.n_tokens()},
                                       {"n_documents", context.documents.size()},
-                                      {"n_layers", context.model.n_layers}, {"n_kv_heads", context.model.n_kv_heads},
-                                      {"head_dim", context.model.head_dim}, {"n_probes", spec.probes.size()},
-                                      {"dtype", name_of(spec.dtype)}, {"bytes", bytes}, {"memory_bytes", memory},
+                                      {"n_layers", context.model.n_layers},
+                                      {"n_kv_heads", context.model.n_kv_heads},
+                                      {"head_dim", context.model.head_dim},
+                                      {"n_probes", spec.probes.size()},
+                                      {"dtype", name_of(spec.dtype)},
+                                      {"bytes", bytes},
+                                      {"memory_bytes", memory},
                                       {"dry_run", o.dry_run}};
     if (!o.dry_run) summary["seconds"] = seconds;
     fmt::print("{}\n", summary.dump());
@@ -85,11 +93,10 @@ int dump_text(const Options& o) {
   KvDumpWriter writer(o.output, source.context(), spec, {o.force, o.resume});
   const int first_layer = writer.n_layers_done();
   if (first_layer > 0) note(o.common, fmt::format("resuming after layer {}", first_layer));
-  source.run(first_layer, writer.hidden(),
-             [&](const PrefilledLayer& layer) {
-               writer.write_layer(layer.layer, layer.context, layer.probes, layer.hidden);
-             },
-             terminal_progress(o.common.quiet, "tokens"));
+  source.run(
+      first_layer, writer.hidden(),
+      [&](const PrefilledLayer& layer) { writer.write_layer(layer.layer, layer.context, layer.probes, layer.hidden); },
+      terminal_progress(o.common.quiet, "tokens"));
   writer.finish();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   print_summary(o, source.context(), spec, source.memory_bytes(), elapsed.count());
@@ -119,6 +126,7 @@ int run(const Options& o) { return o.from.empty() ? dump_text(o) : import_file(o
 
 int main(int argc, char** argv) {
   squeeze::Options options;
-  return squeeze::tool_main(argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); },
-                            options.common, [&] { return squeeze::run(options); });
+  return squeeze::tool_main(
+      argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); }, options.common,
+      [&] { return squeeze::run(options); });
 }

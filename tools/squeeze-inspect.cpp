@@ -12,11 +12,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr ToolText kText = {
-    "squeeze-inspect", "Shows what a dump or an index holds, and what an index keeps of the true attention.",
-    "  squeeze-inspect manual.sqz.h5\n"
-    "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --sparsity 0.7,0.9,0.95\n"
-    "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --verify"};
+constexpr ToolText kText = {"squeeze-inspect",
+                            "Shows what a dump or an index holds, and what an index keeps of the true attention.",
+                            "  squeeze-inspect manual.sqz.h5\n"
+                            "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --sparsity 0.7,0.9,0.95\n"
+                            "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --verify"};
 
 struct Options {
   CommonOptions common;
@@ -29,15 +29,22 @@ struct Options {
 
 void bind(CLI::App& app, Options& o) {
   app.add_option("file", o.file, "A KV dump or an index")->type_name("FILE")->required();
-  auto* queries = app.add_option("--queries", o.queries, "Replay the recorded queries of this KV dump")->type_name("DUMP");
+  auto* queries =
+      app.add_option("--queries", o.queries, "Replay the recorded queries of this KV dump")->type_name("DUMP");
   app.add_flag("--probes", o.probes, "Replay the dump's probe questions instead of its last window")->needs(queries);
-  app.add_option("--sparsity", o.sparsity, "Targets, separated by commas")->delimiter(',')
-      ->check(CLI::Range(0.0, 0.9999))->capture_default_str();
+  app.add_option("--sparsity", o.sparsity, "Targets, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 0.9999))
+      ->capture_default_str();
   app.add_option("--rest", o.rest, "Clusters that are not read: drop them, or count them at their means")
-      ->check(CLI::IsMember({"drop", "mean"}))->capture_default_str();
+      ->check(CLI::IsMember({"drop", "mean"}))
+      ->capture_default_str();
   app.add_option("--query-block", o.block_size, "Query tokens that share a selection")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))->capture_default_str();
-  app.add_option("--worst", o.worst, "Heads to list, by output error")->check(CLI::Range(0, 100000))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  app.add_option("--worst", o.worst, "Heads to list, by output error")
+      ->check(CLI::Range(0, 100000))
+      ->capture_default_str();
   app.add_flag("--verify", o.verify, "Check the laws of an index; with --queries those of its attention too");
   auto* json = app.add_flag("--json", o.json, "Print JSON");
   app.add_flag("--csv", o.csv, "Print a line per target, layer and KV head")->excludes(json);
@@ -50,8 +57,12 @@ struct Target {
 };
 
 Json metrics_json(const HeadMetrics& m) {
-  return {{"measured_sparsity", m.usage.sparsity()}, {"budget", m.usage.budget()}, {"kept_mass", m.kept_mass},
-          {"topk_recall", m.topk_recall}, {"output_error", m.output_error}, {"bytes_read", m.usage.bytes_read},
+  return {{"measured_sparsity", m.usage.sparsity()},
+          {"budget", m.usage.budget()},
+          {"kept_mass", m.kept_mass},
+          {"topk_recall", m.topk_recall},
+          {"output_error", m.output_error},
+          {"bytes_read", m.usage.bytes_read},
           {"n_rows", m.n_rows}};
 }
 
@@ -74,8 +85,13 @@ void print_json(const Options& o, const std::vector<Target>& targets) {
     }
     list.push_back(entry);
   }
-  fmt::print("{}\n", Json{{"index", o.file}, {"queries", o.queries}, {"source", o.probes ? "probes" : "window"},
-                          {"rest", o.rest}, {"query_block", o.block_size}, {"targets", list}}.dump());
+  fmt::print("{}\n", Json{{"index", o.file},
+                          {"queries", o.queries},
+                          {"source", o.probes ? "probes" : "window"},
+                          {"rest", o.rest},
+                          {"query_block", o.block_size},
+                          {"targets", list}}
+                         .dump());
 }
 
 void print_csv(const std::vector<Target>& targets) {
@@ -92,8 +108,8 @@ void print_csv(const std::vector<Target>& targets) {
 }
 
 void print_metrics(const std::string& name, const HeadMetrics& m) {
-  fmt::print("{:<12}  {:>8.4f}  {:>7.4f}  {:>9.4f}  {:>11.4f}  {:>12.3e}\n", name, m.usage.sparsity(),
-             m.usage.budget(), m.kept_mass, m.topk_recall, m.output_error);
+  fmt::print("{:<12}  {:>8.4f}  {:>7.4f}  {:>9.4f}  {:>11.4f}  {:>12.3e}\n", name, m.usage.sparsity(), m.usage.budget(),
+             m.kept_mass, m.topk_recall, m.output_error);
 }
 
 void print_worst(const Target& target, int count) {
@@ -107,9 +123,8 @@ void print_worst(const Target& target, int count) {
       entries.push_back({layer, head, &target.layers[layer][head]});
     }
   }
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return a.metrics->output_error > b.metrics->output_error;
-  });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Entry& a, const Entry& b) { return a.metrics->output_error > b.metrics->output_error; });
   entries.resize(std::min(entries.size(), static_cast<size_t>(count)));
   for (const Entry& e : entries) print_metrics(fmt::format("L{} head {}", e.layer, e.head), *e.metrics);
 }
@@ -162,6 +177,7 @@ int run(const Options& o) {
 
 int main(int argc, char** argv) {
   squeeze::Options options;
-  return squeeze::tool_main(argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); },
-                            options.common, [&] { return squeeze::run(options); });
+  return squeeze::tool_main(
+      argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); }, options.common,
+      [&] { return squeeze::run(options); });
 }

@@ -31,7 +31,8 @@ void bind(CLI::App& app, Options& o) {
   bind_answers(app, o.answers);
   app.add_option("--index", o.index, "The index of the fixed context")->type_name("INDEX")->required();
   app.add_option("--queries", o.queries, "Replay the recorded queries of this KV dump instead of running a model")
-      ->type_name("DUMP")->excludes("--model");
+      ->type_name("DUMP")
+      ->excludes("--model");
   bind_policy(app, o.policy);
   app.add_flag("--json", o.json, "Print the replay's figures as JSON");
 }
@@ -45,14 +46,17 @@ int replay_queries(const Options& o, const KvIndex& index) {
   const ReplayTimes times = time_replay(source, policy, o.policy.rest_mode());
   const HeadMetrics total = pooled(replay_heads(source, policy, o.policy.rest_mode()));
   if (o.json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"rule", o.policy.describe()}, {"rest", o.policy.rest},
+    fmt::print("{}\n", nlohmann::ordered_json{{"rule", o.policy.describe()},
+                                              {"rest", o.policy.rest},
                                               {"measured_sparsity", total.usage.sparsity()},
-                                              {"budget", total.usage.budget()}, {"kept_mass", total.kept_mass},
+                                              {"budget", total.usage.budget()},
+                                              {"kept_mass", total.kept_mass},
                                               {"output_error", total.output_error},
                                               {"dense_ms_per_token", times.dense_ms},
                                               {"sparse_ms_per_token", times.sparse_ms},
                                               {"bytes_read_per_token", times.bytes_read},
-                                              {"bytes_dense_per_token", times.bytes_dense}}.dump());
+                                              {"bytes_dense_per_token", times.bytes_dense}}
+                           .dump());
     return 0;
   }
   fmt::print("rule            {} (rest: {})\n", o.policy.describe(), o.policy.rest);
@@ -79,6 +83,7 @@ int run(const Options& o) {
 
 int main(int argc, char** argv) {
   squeeze::Options options;
-  return squeeze::tool_main(argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); },
-                            options.common, [&] { return squeeze::run(options); });
+  return squeeze::tool_main(
+      argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); }, options.common,
+      [&] { return squeeze::run(options); });
 }

@@ -52,7 +52,7 @@ void end_progress();
 // A note on stderr unless quiet.
 void note(const CommonOptions& common, const std::string& line);
 
-std::string human_bytes(double bytes);      // "1.5 MiB"
+std::string human_bytes(double bytes);                                   // "1.5 MiB"
 double parse_share(const std::string& text, const std::string& option);  // "5%" or "0.05" -> 0.05
 
 }  // namespace squeeze

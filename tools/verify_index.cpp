@@ -49,7 +49,8 @@ std::vector<std::string> sparsity_violations(const ReplaySource& source) {
     const Policy policy = sparsity_policy(source.index.calibration(), target, scale);
     const double measured = pooled(replay_heads(source, policy, Rest::drop)).usage.sparsity();
     if (std::abs(measured - target) > 0.01) {
-      violations.push_back(fmt::format("asked for sparsity {}, measured {:.4f} on the calibration queries", target, measured));
+      violations.push_back(
+          fmt::format("asked for sparsity {}, measured {:.4f} on the calibration queries", target, measured));
     }
   }
   return violations;

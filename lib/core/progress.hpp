@@ -8,8 +8,8 @@
 namespace squeeze {
 
 struct ProgressStep {
-  std::string what;   // "layer 3/32"
-  int64_t done = 0;   // of `total`, in the unit of the work (tokens, rows)
+  std::string what;  // "layer 3/32"
+  int64_t done = 0;  // of `total`, in the unit of the work (tokens, rows)
   int64_t total = 0;
 };
 

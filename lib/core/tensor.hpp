@@ -56,7 +56,9 @@ class TensorView {
   // The indices [begin, end) of the first dimension.
   TensorView slice(int64_t begin, int64_t end) const;
   // The address of element `i` of the flattened array.
-  const void* at(int64_t i) const { return static_cast<const char*>(data_) + i * static_cast<int64_t>(size_of(dtype_)); }
+  const void* at(int64_t i) const {
+    return static_cast<const char*>(data_) + i * static_cast<int64_t>(size_of(dtype_));
+  }
 
  private:
   const void* data_ = nullptr;

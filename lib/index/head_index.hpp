@@ -15,10 +15,10 @@ namespace squeeze {
 
 // One level of one KV head. Owned by a Level or borrowed from a mapped index.
 struct LevelView {
-  TensorView centroids;                 // [n_clusters, head_dim], mean of the member keys, not normalised
-  TensorView value_means;               // [n_clusters, head_dim]
-  std::span<const int32_t> first_row;   // [n_clusters + 1]; cluster i holds rows [first_row[i], first_row[i + 1])
-  std::span<const int32_t> first_child; // [n_clusters + 1] clusters of the next level; empty for the leaves
+  TensorView centroids;                  // [n_clusters, head_dim], mean of the member keys, not normalised
+  TensorView value_means;                // [n_clusters, head_dim]
+  std::span<const int32_t> first_row;    // [n_clusters + 1]; cluster i holds rows [first_row[i], first_row[i + 1])
+  std::span<const int32_t> first_child;  // [n_clusters + 1] clusters of the next level; empty for the leaves
 
   int64_t n_clusters() const { return static_cast<int64_t>(first_row.size()) - 1; }
   int32_t n_rows(int64_t cluster) const { return first_row[cluster + 1] - first_row[cluster]; }
@@ -26,12 +26,12 @@ struct LevelView {
 
 // One KV head: keys and values in row order and its levels.
 struct HeadView {
-  TensorView keys;                         // [n_tokens, head_dim]
-  TensorView values;                       // [n_tokens, head_dim]
-  std::span<const int32_t> token_of_row;   // [n_tokens], a permutation
+  TensorView keys;                        // [n_tokens, head_dim]
+  TensorView values;                      // [n_tokens, head_dim]
+  std::span<const int32_t> token_of_row;  // [n_tokens], a permutation
   int32_t n_sinks = 0;
   int32_t n_window = 0;
-  std::vector<LevelView> levels;           // at least one
+  std::vector<LevelView> levels;  // at least one
 
   int64_t n_tokens() const { return keys.size(0); }
   int64_t n_clustered() const { return n_tokens() - n_sinks - n_window; }

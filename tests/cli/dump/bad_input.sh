@@ -14,5 +14,5 @@ echo precious > there.kv.h5
 try squeeze-dump --model "$EXAMPLES/model" --context "$short" -o there.kv.h5
 cat there.kv.h5
 try squeeze-dump --from "$short" -o out.kv.h5
-try squeeze-dump --isa sse2 --model "$EXAMPLES/model" --context "$short" -o out.kv.h5
+try squeeze-dump --isa sse2 --model "$EXAMPLES/model" --context "$short" -o out.kv.h5 | sed "s/offers .*/offers .../"
 ls *.h5*

@@ -19,4 +19,4 @@ grep -v 'not json' requests.jsonl > good.jsonl
 run -o resumed.jsonl --resume good.jsonl
 echo "-> $?"
 summary resumed.jsonl
-printf 'Question: Say something.\nQuestion: And again.\n' | run --text -
+printf 'Question: Say something.\nQuestion: And again.\n' | run --text - | wc -l
