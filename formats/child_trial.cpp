@@ -2,6 +2,7 @@
 #include "formats/child_trial.hpp"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,8 +18,9 @@ namespace {
 
 constexpr unsigned kMaxSeconds = 600;
 
-// Silent, without a core file, and without the clean-up of the parent's objects.
+// Silent, gone with its parent, without a core file, and without the clean-up of the parent's objects.
 [[noreturn]] void run_child(const std::function<void()>& body) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // it holds the parent's file locks
   const struct rlimit no_core {};
   ::setrlimit(RLIMIT_CORE, &no_core);
   const int null = ::open("/dev/null", O_WRONLY);
