@@ -1,11 +1,10 @@
-// Small dumps and indexes with known contents, and temporary folders, for the tests of the file formats.
+// Small dumps and indexes with known contents, for the tests of the file formats.
 //
 // Values are multiples of 1/16 below 2 in magnitude, which every element type holds exactly, and come from integer
 // arithmetic, so that the files in golden/files can be compared with them on any machine.
 #pragma once
 
 #include <doctest/doctest.h>
-#include <stdlib.h>
 
 #include <cstring>
 #include <filesystem>
@@ -17,34 +16,9 @@
 #include "formats/kv_dump.hpp"
 #include "formats/kv_index.hpp"
 #include "lib/core/error.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace squeeze {
-
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "squeeze-test-XXXXXX").string();
-    if (!::mkdtemp(name.data())) fail("cannot make a temporary folder {}", name);
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  std::filesystem::path path_;
-};
-
-inline std::string read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  REQUIRE(file.good());
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 inline void write_bytes(const std::string& path, const std::string& bytes) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
@@ -76,7 +50,7 @@ inline Tensor made_tensor(DType dtype, Shape shape, int64_t seed) {
   return out;
 }
 
-inline bool same_bytes(TensorView a, TensorView b) {
+inline bool equal_tensors(TensorView a, TensorView b) {
   return a.dtype() == b.dtype() && a.shape() == b.shape() &&
          (a.n_bytes() == 0 || std::memcmp(a.data(), b.data(), a.n_bytes()) == 0);
 }
@@ -134,7 +108,7 @@ inline bool same_context(const Context& a, const Context& b) {
 }
 
 inline bool same_layer(const KvLayerView& a, const KvLayer& b) {
-  return same_bytes(a.keys, b.keys) && same_bytes(a.values, b.values) && same_bytes(a.queries, b.queries);
+  return equal_tensors(a.keys, b.keys) && equal_tensors(a.values, b.values) && equal_tensors(a.queries, b.queries);
 }
 
 // Whether a dump holds what write_made_dump writes.
@@ -220,14 +194,14 @@ inline bool same_ints(std::span<const int32_t> a, const std::vector<int32_t>& b)
 }
 
 inline bool same_head(const HeadView& a, const HeadView& b) {
-  bool same = same_bytes(a.keys, b.keys) && same_bytes(a.values, b.values) && a.n_sinks == b.n_sinks &&
+  bool same = equal_tensors(a.keys, b.keys) && equal_tensors(a.values, b.values) && a.n_sinks == b.n_sinks &&
               a.n_window == b.n_window &&
               std::equal(a.token_of_row.begin(), a.token_of_row.end(), b.token_of_row.begin()) &&
               a.levels.size() == b.levels.size();
   for (size_t i = 0; same && i < a.levels.size(); ++i) {
     const LevelView& x = a.levels[i];
     const LevelView& y = b.levels[i];
-    same = same_bytes(x.centroids, y.centroids) && same_bytes(x.value_means, y.value_means) &&
+    same = equal_tensors(x.centroids, y.centroids) && equal_tensors(x.value_means, y.value_means) &&
            std::equal(x.first_row.begin(), x.first_row.end(), y.first_row.begin(), y.first_row.end()) &&
            std::equal(x.first_child.begin(), x.first_child.end(), y.first_child.begin(), y.first_child.end());
   }

@@ -26,6 +26,8 @@ class TemporaryFolder {
 
   std::string path(const std::string& name = "") const { return name.empty() ? path_ : path_ + "/" + name; }
 
+  std::string operator/(const std::string& name) const { return path(name); }
+
   std::string write(const std::string& name, const std::string& bytes) const {
     std::ofstream file(path(name), std::ios::binary | std::ios::trunc);
     file << bytes;

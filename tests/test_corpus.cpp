@@ -9,9 +9,9 @@ using namespace squeeze;
 
 namespace {
 
-std::string names_of(const std::vector<SourceText>& texts, const TempFolder& folder) {
+std::string names_of(const std::vector<SourceText>& texts, const TemporaryFolder& folder) {
   std::string names;
-  for (const SourceText& text : texts) names += text.name.substr((folder / "").size()) + " ";
+  for (const SourceText& text : texts) names += text.name.substr(folder.path().size() + 1) + " ";
   return names;
 }
 
@@ -19,7 +19,7 @@ std::string names_of(const std::vector<SourceText>& texts, const TempFolder& fol
 
 TEST_SUITE("corpus") {
   TEST_CASE("files in the order given, every byte of them") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_bytes(folder / "b.txt", "zwei\r\n\n");
     write_bytes(folder / "a.txt", "naïve 漢字 🙂");
     const auto texts = read_context({folder / "b.txt", folder / "a.txt"});
@@ -30,7 +30,7 @@ TEST_SUITE("corpus") {
   }
 
   TEST_CASE("a folder gives its text files, sorted; hidden and binary files and odd entries are left out") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     std::filesystem::create_directories(folder / "t/sub/.git");
     write_bytes(folder / "t/z.txt", "z");
     write_bytes(folder / "t/a.md", "a");
@@ -48,7 +48,7 @@ TEST_SUITE("corpus") {
   }
 
   TEST_CASE("empty, missing and non-UTF-8 contexts are refused, with the reason") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     std::filesystem::create_directory(folder / "none");
     write_bytes(folder / "empty", "");
     write_bytes(folder / "latin1", "caf\xe9 au lait");
@@ -60,7 +60,7 @@ TEST_SUITE("corpus") {
   }
 
   TEST_CASE("standard input is read once") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_bytes(folder / "in", "from a pipe");
     const int saved = ::dup(STDIN_FILENO);
     REQUIRE(std::freopen((folder / "in").c_str(), "rb", stdin) != nullptr);

@@ -44,7 +44,7 @@ struct SmallDump {
   }
 };
 
-std::string open_error(const TempFolder& folder, const SmallDump& dump) {
+std::string open_error(const TemporaryFolder& folder, const SmallDump& dump) {
   dump.write(folder / "d");
   return error_of([&] { KvDump(folder / "d"); });
 }
@@ -53,7 +53,7 @@ std::string open_error(const TempFolder& folder, const SmallDump& dump) {
 
 TEST_SUITE("h5") {
   TEST_CASE("attributes come back, and the wrong kind is refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "a";
     {
       h5::Skeleton file(path, 64);
@@ -80,7 +80,7 @@ TEST_SUITE("h5") {
   }
 
   TEST_CASE("datasets come back; other shapes and types are refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "a";
     {
       h5::Skeleton file(path, 64);
@@ -99,7 +99,7 @@ TEST_SUITE("h5") {
     CHECK(file.read_text("/text") == std::string("with a NUL \0 inside and at the end \0", 36));
     CHECK(file.read_strings("/names") == std::vector<std::string>{"one", "", "drei ß"});
     CHECK(file.shape("/zeros") == Shape{2, 3});
-    CHECK(same_bytes(file.read_floats("/zeros", DType::f32, {2, 3}), Tensor::zeros(DType::f32, {2, 3})));
+    CHECK(equal_tensors(file.read_floats("/zeros", DType::f32, {2, 3}), Tensor::zeros(DType::f32, {2, 3})));
     CHECK(file.has("/a/b"));
     CHECK_FALSE(file.has("/a/c/d"));
     CHECK(contains(error_of([&] { (void)file.read_i32("/a/b/ints", {4}); }), "expected shape [4], found [3]"));
@@ -112,7 +112,7 @@ TEST_SUITE("h5") {
   }
 
   TEST_CASE("values converted by HDF5 agree with ours: the two 16-bit types mean what they say") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const float values[] = {0.0f, -0.0f, 1.0f, -2.5f, 0.15625f, 65504.0f, 6.1035156e-05f, INFINITY, -INFINITY};
     for (const DType dtype : {DType::f16, DType::bf16}) {
       const std::string path = folder / name_of(dtype);
@@ -129,13 +129,13 @@ TEST_SUITE("h5") {
       write_bytes(path, bytes);
       const h5::Reader file(path);
       CHECK(file.float_type("/x") == dtype);
-      CHECK(same_bytes(file.read_floats("/x", dtype, {9}), stored));
-      CHECK(same_bytes(file.read_floats("/x", DType::f32, {9}), convert(stored, DType::f32)));
+      CHECK(equal_tensors(file.read_floats("/x", dtype, {9}), stored));
+      CHECK(equal_tensors(file.read_floats("/x", DType::f32, {9}), convert(stored, DType::f32)));
     }
   }
 
   TEST_CASE("alignment is that of each dataset, the small ones too") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     for (const uint64_t alignment : {uint64_t{64}, uint64_t{4096}}) {
       const std::string path = folder / std::to_string(alignment);
       {
@@ -151,7 +151,7 @@ TEST_SUITE("h5") {
   }
 
   TEST_CASE("every root attribute is needed and checked") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     CHECK(open_error(folder, {}) == "");
     for (const char* name : {"version", "model_name", "model_fingerprint", "n_layers", "n_query_heads", "n_kv_heads",
                              "head_dim", "n_tokens", "softmax_scale", "rope"}) {
@@ -167,7 +167,7 @@ TEST_SUITE("h5") {
   }
 
   TEST_CASE("hostile sizes are errors, not allocations") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const int64_t huge = int64_t{1} << 62;
     for (const int64_t n : {int64_t{-1}, int64_t{0}, int64_t{2}, (int64_t{1} << 31) - 1, int64_t{1} << 32, huge}) {
       CHECK(open_error(folder, {.n_layers = n}) != "");

@@ -15,7 +15,7 @@ RequestLine parse(const std::string& text) { return parse_request({7, text, fals
 
 TEST_SUITE("jsonl") {
   TEST_CASE("lines end in LF, CRLF or nothing, are counted, and are cut when too long") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_bytes(folder / "l", "one\r\n\ntoo long\nlast");
     LineReader lines(folder / "l", 5);
     Line line = *lines.next();
@@ -79,7 +79,7 @@ TEST_SUITE("jsonl") {
   }
 
   TEST_CASE("blank lines are no requests") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_bytes(folder / "r", "\n  \r\n{\"prompt\": \"a\"}\nbad\n\n");
     LineReader lines(folder / "r");
     CHECK(next_request(lines)->line == 3);
@@ -104,7 +104,7 @@ TEST_SUITE("jsonl") {
   }
 
   TEST_CASE("an output file is continued after its last whole answer") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "a.jsonl";
     CHECK(resume_answers(path).empty());
     {
@@ -126,7 +126,7 @@ TEST_SUITE("jsonl") {
   }
 
   TEST_CASE("a file that holds something else is neither continued nor cut nor replaced") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     for (const char* other : {"notes", "notes\nmore", "{\"id\": 1}\nnotes\n", "{}\n", "{\"id\": {}}\n{"}) {
       write_bytes(folder / "o", other);
       CHECK(contains(error_of([&] { resume_answers(folder / "o"); }), "not an answer"));

@@ -32,7 +32,7 @@ std::string error_on_full_disk(uint64_t bytes, Body&& body) {
 
 TEST_SUITE("kv_dump") {
   TEST_CASE("what is written is read, in every type") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
       const std::string path = folder / name_of(dtype);
       write_made_dump(path, dtype);
@@ -44,7 +44,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("the smallest dump: one token, no queries, no probes, no text, no documents") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     Context context;
     context.model = {"", "", 1, 1, 1, 1, 1.0f, "{}"};
     context.tokens = {0};
@@ -59,11 +59,11 @@ TEST_SUITE("kv_dump") {
     const KvDump dump(folder / "d");
     CHECK(same_context(dump.context(), context));
     CHECK(dump.layer(0).queries.shape() == Shape{1, 0, 1});
-    CHECK(same_bytes(dump.layer(0).values, made_tensor(DType::f32, {1, 1, 1}, 2)));
+    CHECK(equal_tensors(dump.layer(0).values, made_tensor(DType::f32, {1, 1, 1}, 2)));
   }
 
   TEST_CASE("equal input gives equal bytes, and datasets start at multiples of 64 bytes") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_made_dump(folder / "a", DType::bf16);
     write_made_dump(folder / "b", DType::bf16);
     CHECK(read_bytes(folder / "a") == read_bytes(folder / "b"));
@@ -72,7 +72,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("a run that stops after any layer is resumed, with its hidden states, to the same bytes") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_made_dump(folder / "whole", DType::f16);
     for (int n_done = 0; n_done <= 2; ++n_done) {
       const std::string path = folder / std::to_string(n_done);
@@ -85,7 +85,7 @@ TEST_SUITE("kv_dump") {
         KvDumpWriter writer(path, made_context(), made_spec(DType::f16), {.resume = true});
         CHECK(writer.n_layers_done() == n_done);
         if (n_done == 0) CHECK(writer.hidden().data() == nullptr);
-        if (n_done > 0) CHECK(same_bytes(writer.hidden(), made_hidden(n_done - 1)));
+        if (n_done > 0) CHECK(equal_tensors(writer.hidden(), made_hidden(n_done - 1)));
         write_dump_layers(writer, DType::f16, n_done, 2);
         writer.finish();
       }
@@ -94,7 +94,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("layers may start again, but not leave one out; finish wants all") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     KvDumpWriter writer(folder / "d", made_context(), made_spec(DType::bf16), {});
     CHECK(contains(error_of([&] { write_dump_layers(writer, DType::bf16, 1, 2); }), "layer 1"));
     CHECK(contains(error_of([&] { writer.finish(); }), "only 0 of 2 layers"));
@@ -108,7 +108,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("tensors of another shape or type are refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     KvDumpWriter writer(folder / "d", made_context(), made_spec(DType::bf16), {});
     CHECK(contains(error_of([&] { write_dump_layers(writer, DType::f16, 0, 1); }),
                    "expected bf16 [2, 12, 3], found f16"));
@@ -117,7 +117,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("an existing file is kept without force, at the start and at the end") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "d";
     write_bytes(path, "precious");
     CHECK(contains(error_of([&] { write_made_dump(path, DType::bf16); }), "--force"));
@@ -135,7 +135,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("only one process writes a file, and a stale partial file is begun anew") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "d";
     {
       KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {});
@@ -148,7 +148,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("resuming with anything else than before is refused, by name") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "d";
     {
       KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {});
@@ -173,7 +173,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("a damaged journal is reported, a missing one starts anew") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "d";
     {
       KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {});
@@ -194,7 +194,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("a partial file is not read under any name") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     {
       KvDumpWriter writer(folder / "d", made_context(), made_spec(DType::bf16), {});
       write_dump_layers(writer, DType::bf16, 0, 2);
@@ -204,7 +204,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("a full disk is one error, leaves nothing and loses nothing") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "d";
     write_made_dump(path, DType::bf16);
     const std::string before = read_bytes(path);
@@ -221,7 +221,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("a disk that fills up between layers is one error, and the run can be resumed") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "d";
     {
       KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {});
@@ -235,14 +235,14 @@ TEST_SUITE("kv_dump") {
     }
     KvDumpWriter writer(path, made_context(), made_spec(DType::bf16), {.resume = true});
     CHECK(writer.n_layers_done() == 1);
-    CHECK(same_bytes(writer.hidden(), made_hidden(0)));
+    CHECK(equal_tensors(writer.hidden(), made_hidden(0)));
     write_dump_layers(writer, DType::bf16, 1, 2);
     writer.finish();
     CHECK(is_made_dump(KvDump(path), DType::bf16));
   }
 
   TEST_CASE("a context or spec that makes no sense is refused before any file is made") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const auto refused = [&](auto&& change, const char* why) {
       Context context = made_context();
       DumpSpec spec = made_spec(DType::bf16);
@@ -263,7 +263,7 @@ TEST_SUITE("kv_dump") {
   }
 
   TEST_CASE("a file cut anywhere is refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_made_dump(folder / "d", DType::bf16);
     const std::string bytes = read_bytes(folder / "d");
     for (size_t size = 0; size < bytes.size(); size += size < 2048 ? 61 : 509) {

@@ -23,7 +23,7 @@ void poke(const std::string& path, const std::string& name, const Shape& shape, 
 
 TEST_SUITE("kv_index") {
   TEST_CASE("what is written is read, in every type") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
       const std::string path = folder / name_of(dtype);
       write_made_index(path, dtype);
@@ -35,7 +35,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("one level, one cluster, no sinks, no window") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     Context context = made_context();
     context.model.n_layers = 1;
     IndexOptions options = made_options();
@@ -65,15 +65,16 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("calibration queries are kept, and have to fit their positions") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::vector<int32_t> positions = {9, 10, 11};
     const ModelInfo model = made_context().model;
     const Tensor queries = made_tensor(DType::bf16, {model.n_query_heads, 3, model.head_dim}, 5);
     {
       KvIndexWriter writer(folder / "i", made_context(), DType::bf16, made_options(), {}, positions);
-      CHECK(contains(error_of([&] { writer.write_layer(0, made_index_layer(DType::bf16, 0), {}); }), "expected queries"));
+      CHECK(
+          contains(error_of([&] { writer.write_layer(0, made_index_layer(DType::bf16, 0), {}); }), "expected queries"));
       for (int l = 0; l < 2; ++l) writer.write_layer(l, made_index_layer(DType::bf16, l), {}, queries);
-      CHECK(same_bytes(writer.queries(1), queries));
+      CHECK(equal_tensors(writer.queries(1), queries));
       const auto resume = [&] {
         KvIndexWriter(folder / "j", made_context(), DType::bf16, made_options(), {.resume = true}, {7, 3});
       };
@@ -83,13 +84,13 @@ TEST_SUITE("kv_index") {
     }
     const KvIndex index(folder / "i");
     CHECK(std::ranges::equal(index.query_positions(), positions));
-    for (int l = 0; l < 2; ++l) CHECK(same_bytes(index.queries(l), queries));
+    for (int l = 0; l < 2; ++l) CHECK(equal_tensors(index.queries(l), queries));
     write_made_index(folder / "without", DType::bf16);
     CHECK(contains(error_of([&] { (void)KvIndex(folder / "without").queries(0); }), "no calibration queries"));
   }
 
   TEST_CASE("a written layer can be read back before the file is whole") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     KvIndexWriter writer(folder / "i", made_context(), DType::bf16, made_options(), {});
     CHECK(contains(error_of([&] { (void)writer.layer(0); }), "not written"));
     writer.write_layer(0, made_index_layer(DType::bf16, 0), {});
@@ -98,7 +99,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("equal input gives equal bytes, also when a run was killed after any layer") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_made_index(folder / "whole", DType::bf16);
     write_made_index(folder / "again", DType::bf16);
     const std::string whole = read_bytes(folder / "whole");
@@ -113,7 +114,7 @@ TEST_SUITE("kv_index") {
       {
         const KvIndexWriter writer(path, made_context(), DType::bf16, made_options(), {.resume = true});
         CHECK(writer.n_layers_done() == n_done);
-        if (n_done > 0) CHECK(same_bytes(writer.hidden(), made_hidden(n_done - 1)));
+        if (n_done > 0) CHECK(equal_tensors(writer.hidden(), made_hidden(n_done - 1)));
       }
       write_made_index(path, DType::bf16, {.resume = true});
       CHECK(read_bytes(path) == whole);
@@ -121,7 +122,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("finish wants the calibration, and it has to fit") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     KvIndexWriter writer(folder / "i", made_context(), DType::bf16, made_options(), {});
     for (int l = 0; l < 2; ++l) writer.write_layer(l, made_index_layer(DType::bf16, l), {});
     CHECK(contains(error_of([&] { writer.finish(); }), "calibration"));
@@ -142,7 +143,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("layers that do not fit what was reserved are refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     KvIndexWriter writer(folder / "i", made_context(), DType::bf16, made_options(), {});
     const auto refused = [&](auto&& change, const char* why) {
       IndexLayer layer = made_index_layer(DType::bf16, 0);
@@ -163,7 +164,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("resuming with other options is refused, by name") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "i";
     { KvIndexWriter writer(path, made_context(), DType::bf16, made_options(), {}); }
     const auto refused = [&](auto&& change, const char* why) {
@@ -184,7 +185,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("options that leave nothing to cluster, or cluster more than there is, are refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const auto refused = [&](auto&& change, const char* why) {
       IndexOptions options = made_options();
       change(options);
@@ -199,7 +200,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("a broken tree is refused when the file is opened") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     const std::string path = folder / "i";
     const auto refused = [&](const std::string& name, const Shape& shape, size_t i, int32_t value, const char* why) {
       write_made_index(path, DType::bf16, {.force = true});
@@ -227,7 +228,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("a file cut anywhere is refused") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_made_index(folder / "i", DType::bf16);
     const std::string bytes = read_bytes(folder / "i");
     for (size_t size = 0; size < bytes.size(); size += size < 2048 ? 97 : 1021) {
@@ -237,7 +238,7 @@ TEST_SUITE("kv_index") {
   }
 
   TEST_CASE("a dump is no index, an index no dump, and both say so") {
-    const TempFolder folder;
+    const TemporaryFolder folder;
     write_made_index(folder / "i", DType::bf16);
     write_made_dump(folder / "d", DType::bf16);
     CHECK(contains(error_of([&] { KvDump(folder / "i"); }), "expected format squeeze-kv-dump, found squeeze-index"));

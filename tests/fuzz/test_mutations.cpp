@@ -74,7 +74,7 @@ std::string mutate(const std::string& original, size_t region, std::mt19937& ran
 }
 
 void try_mutations(const std::string& file, int n, const std::function<uint64_t(const std::string&)>& read) {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   const std::string original = read_bytes(kGolden + file);
   std::mt19937 random(1);
   int n_read = 0, n_refused = 0;
