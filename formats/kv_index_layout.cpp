@@ -166,7 +166,7 @@ void check_index_options(const std::string& path, const IndexOptions& options, i
   }
   for (const ClusterCount& level : options.levels) {
     const bool sane = level.count > 0 || (level.share > 0 && level.share <= 1);
-    if (!sane || level.of(n_tokens) > n_clustered) {
+    if (!sane || level.count > n_clustered) {
       fail("{}: expected at most {} clusters in a level, found a count of {} or a share of {}", path, n_clustered,
            level.count, level.share);
     }
