@@ -4,7 +4,7 @@
 # usage: run.sh CASE.sh [--update]     environment: SQUEEZE_BIN (folder of the programs), SQUEEZE_WORK
 # (folder that fixture.sh filled); both default to the release build
 #
-# A case is a bash script run in an empty folder, with the programs on PATH and $EXAMPLES, $FIXTURE set. Beside it lies
+# A case is a bash script run in an empty folder, with the programs on PATH and $EXAMPLES, $GOLDEN, $FIXTURE set. Beside it lies
 # CASE.expected: its standard output, then a line "exit N". --update rewrites that file. Exit 77: skipped.
 set -uo pipefail
 
@@ -12,7 +12,7 @@ case_file=$(realpath "$1")
 expected=${case_file%.sh}.expected
 root=$(realpath "$(dirname "$0")/../..")
 bin=$(realpath -e "${SQUEEZE_BIN:-$root/build/bin}") && work=$(realpath -e "${SQUEEZE_WORK:-$root/build/tests/cli_work}") || exit 1
-export PATH="$bin:$PATH" EXAMPLES=$root/examples FIXTURE=$work
+export PATH="$bin:$PATH" EXAMPLES=$root/examples GOLDEN=$root/tests/golden FIXTURE=$work
 export LC_ALL=C.UTF-8
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
