@@ -268,9 +268,4 @@ int run(const Options& o) {
 }  // namespace
 }  // namespace squeeze
 
-int main(int argc, char** argv) {
-  squeeze::Options options;
-  return squeeze::tool_main(
-      argc, argv, squeeze::kText, [&](CLI::App& app) { squeeze::bind(app, options); }, options.common,
-      [&] { return squeeze::run(options); });
-}
+int main(int argc, char** argv) { return squeeze::tool_main(argc, argv, squeeze::kText, squeeze::bind, squeeze::run); }

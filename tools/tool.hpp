@@ -34,6 +34,15 @@ void apply_common(const CommonOptions& options);
 int tool_main(int argc, char** argv, const ToolText& text, const std::function<void(CLI::App&)>& bind,
               CommonOptions& common, const std::function<int()>& run);
 
+// The same for a program's Options (with a member `common`): the last line of each main.
+template <class Options>
+int tool_main(int argc, char** argv, const ToolText& text, void (*bind)(CLI::App&, Options&),
+              int (*run)(const Options&)) {
+  Options options;
+  return tool_main(
+      argc, argv, text, [&](CLI::App& app) { bind(app, options); }, options.common, [&] { return run(options); });
+}
+
 // An option value that is wrong although it parsed: exit status 2.
 class UsageError : public Error {
  public:
