@@ -38,7 +38,7 @@ for rule in dense 0.7 0.9 0.95; do
   if [ "$rule" = dense ]; then flags=(--dense); else flags=(--sparsity "$rule"); fi
   stats=$out/stats_$rule.json
   $bin/squeeze-run --index "$out/$name.sqz.h5" --model examples/model "${flags[@]}" --max-tokens 24 --stop '\n' \
-    --stats "$stats" -o "$out/answers_$rule.jsonl" "$questions"
+    --stats "$stats" -o "$out/answers_$rule.jsonl" --force "$questions"
   [ "$rule" = dense ] && label=dense || label="sparsity $rule"
   rows+=("$(printf '%-14s %6.1f %%  %3d of %-3d  %6.1f %%  %10.2f  %10.3f' "$label" \
     "$(awk "BEGIN{print 100 * $(figure "$stats" accuracy)}")" "$(figure "$stats" n_correct)" "$(figure "$stats" n_graded)" \

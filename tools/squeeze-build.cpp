@@ -175,10 +175,18 @@ class Build {
     const auto start = Clock::now();
     const int64_t n_queries = kv.queries.size(1);
     const Tensor queries = slice_dim1(kv.queries, n_queries - n_kept_queries_, n_queries);
-    const IndexLayer index = build_layer(kv.keys, kv.values, options_);
+    const IndexLayer index = clustered(layer, kv);
     writer_.write_layer(layer, index, hidden, queries);
     rows_.push_back(summarise(layer, index, std::chrono::duration<double>(Clock::now() - start).count()));
     print_row(o_, rows_.back());
+  }
+
+  IndexLayer clustered(int layer, const KvLayerView& kv) const {
+    try {
+      return build_layer(kv.keys, kv.values, options_);
+    } catch (const Error& e) {
+      fail("{}: layer {}: {}", o_.input.empty() ? o_.source.model : o_.input, layer, e.what());
+    }
   }
 
   void finish() {
