@@ -1,11 +1,11 @@
 # A killed build, continued, gives the bytes of an undisturbed one; in one step too.
 one_step() {
-  squeeze-build --model "$EXAMPLES/model" --context "$EXAMPLES/documents/short/doc_00.txt" --precision f32 --threads 1 -q \
+  $exec squeeze-build --model "$EXAMPLES/model" --context "$EXAMPLES/documents/short/doc_00.txt" --precision f32 --threads 1 -q \
     -o direct.sqz.h5 "$@"
 }
 for wait in 0.1 0.3 0.6; do
   squeeze-build "$FIXTURE/short.kv.h5" -o built.sqz.h5 --threads 1 -q --resume >/dev/null 2>&1 & first=$!
-  one_step --resume >/dev/null 2>&1 & second=$!
+  (exec=exec; one_step --resume >/dev/null 2>&1) & second=$!
   sleep $wait
   kill -9 $first $second 2>/dev/null
   wait $first $second 2>/dev/null
