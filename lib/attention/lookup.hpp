@@ -49,6 +49,7 @@ struct Selection {
   std::vector<DroppedCluster> dropped;  // every clustered row lies in `ranges` or in exactly one of these
   int64_t n_keys = 0;                   // rows in `ranges`
   int64_t n_scored = 0;                 // centroids read, all levels
+  int64_t index_bytes = 0;              // what else was read to select: page bounds, sketches, ...
 };
 
 // queries: f32 [n_rows, head_dim], n_rows = group_size x query tokens in any order. Runs on the calling thread. Throws

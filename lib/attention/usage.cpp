@@ -24,7 +24,7 @@ Usage usage_of(const HeadView& head, const Selection& selection, Rest rest) {
   usage.n_lookups = 1;
   usage.keys_selected = selection.n_keys;
   usage.keys_clustered = head.n_clustered();
-  usage.bytes_read = (head.n_sinks + head.n_window + selection.n_keys) * kv_bytes;
+  usage.bytes_read = (head.n_sinks + head.n_window + selection.n_keys) * kv_bytes + selection.index_bytes;
   usage.bytes_dense = head.n_tokens() * kv_bytes;
   if (head.levels.empty()) return usage;
   const LevelView& level = head.levels.front();
