@@ -46,7 +46,7 @@ struct DroppedCluster {
 // What a block of queries reads of one KV head, besides the pinned rows.
 struct Selection {
   std::vector<RowRange> ranges;         // clustered rows, ascending, disjoint, merged where they touch
-  std::vector<DroppedCluster> dropped;  // every clustered row lies in `ranges` or in exactly one of these
+  std::vector<DroppedCluster> dropped;  // by clusters: a clustered row lies in `ranges` or in exactly one
   int64_t n_keys = 0;                   // rows in `ranges`
   int64_t n_scored = 0;                 // centroids read, all levels
   int64_t index_bytes = 0;              // what else was read to select: page bounds, sketches, ...

@@ -9,7 +9,10 @@
 #include <memory>
 #include <vector>
 
+#include "lib/attention/oracle.hpp"
 #include "lib/attention/partition.hpp"
+#include "lib/attention/quest.hpp"
+#include "lib/attention/window.hpp"
 #include "lib/core/error.hpp"
 
 namespace squeeze {
@@ -68,12 +71,19 @@ Policy make_top_p(const PolicyInputs& inputs) {
   return rule_policy(rule, inputs.softmax_scale);
 }
 
+Policy make_quest(const PolicyInputs& inputs) { return quest_policy(inputs.value, inputs.softmax_scale); }
+Policy make_window(const PolicyInputs& inputs) { return window_policy(inputs.value); }
+Policy make_oracle(const PolicyInputs& inputs) { return oracle_policy(inputs.value, inputs.softmax_scale); }
+
 constexpr PolicyEntry kPolicies[] = {
     {"dense", "", make_dense},
     {"sparsity", "share of the clustered keys that is not read, by calibrated thresholds", make_sparsity},
     {"threshold", "clusters with a higher score are read", make_threshold},
     {"top-k", "number of clustered keys read per KV head", make_top_k},
     {"top-p", "estimated share of the attention to clustered keys that is read", make_top_p},
+    {"quest", "keys in the best pages of 16 tokens: a share, or a number above 1", make_quest, false},
+    {"window", "most recent keys: a share, or a number above 1", make_window, false},
+    {"oracle", "keys with the largest true attention, an ideal: a share, or a number above 1", make_oracle, false},
 };
 
 }  // namespace
@@ -116,13 +126,15 @@ Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softma
 
 std::span<const PolicyEntry> policies() { return kPolicies; }
 
-Policy make_policy(const std::string& name, const PolicyInputs& inputs) {
+const PolicyEntry& find_policy(const std::string& name) {
   std::vector<std::string> names;
   for (const PolicyEntry& entry : policies()) {
-    if (name == entry.name) return entry.make(inputs);
+    if (name == entry.name) return entry;
     names.push_back(entry.name);
   }
   fail("unknown policy '{}': expected one of {}", name, fmt::join(names, ", "));
 }
+
+Policy make_policy(const std::string& name, const PolicyInputs& inputs) { return find_policy(name).make(inputs); }
 
 }  // namespace squeeze

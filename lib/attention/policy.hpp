@@ -34,12 +34,15 @@ struct PolicyInputs {
 
 // A new baseline is one file with a Policy and one line in the table.
 struct PolicyEntry {
-  const char* name;   // "sparsity": also the name of the command-line option
-  const char* value;  // what the option's value means; empty if it takes none
+  const char* name;   // "sparsity": --policy sparsity:VALUE
+  const char* value;  // what the value means; empty if it takes none
   Policy (*make)(const PolicyInputs& inputs);
+  bool drops_clusters = true;  // false: chooses keys, so that Rest::mean finds no cluster to count
 };
 std::span<const PolicyEntry> policies();
-// Throws, listing the names, if there is no such policy, and if the value is out of range.
+// Throws, listing the names, if there is no such policy.
+const PolicyEntry& find_policy(const std::string& name);
+// Throws, too, if the value is out of range.
 Policy make_policy(const std::string& name, const PolicyInputs& inputs);
 
 }  // namespace squeeze
