@@ -11,7 +11,24 @@ class App;
 
 namespace squeeze {
 
+// A policy by its name in lib/attention/policy.hpp's table, and its value: "quest:0.05", "dense".
+struct NamedPolicy {
+  std::string name;
+  double value = 0;  // 0 if the policy takes none
+
+  std::string describe() const;  // "quest 0.05", "dense"
+};
+
+// NAME[:VALUE]. Throws (bad usage) if there is no such policy, or its value is missing, too much or not a number.
+NamedPolicy parse_policy(const std::string& text);
+// "dense, sparsity:VALUE, ...": every policy there is, for help texts.
+std::string policy_names();
+// Throws (bad usage) if clusters are to be counted at their means, but the policy drops none.
+void check_rest(const NamedPolicy& policy, Rest rest);
+Policy make_policy(const NamedPolicy& policy, const Calibration& calibration, float softmax_scale);
+
 struct PolicyOptions {
+  std::string policy;  // NAME[:VALUE]; empty: not given
   double sparsity = 0.9;
   double threshold = -1;  // below 0: not given
   int64_t top_k = 0;      // 0: not given
@@ -25,7 +42,7 @@ struct PolicyOptions {
 
 void bind_policy(CLI::App& app, PolicyOptions& options);
 
-// The policy of lib/attention/policy.hpp's table that the options name.
+// The policy that the options name. Throws as parse_policy and check_rest do.
 Policy make_policy(const PolicyOptions& options, const Calibration& calibration, float softmax_scale);
 
 }  // namespace squeeze

@@ -11,3 +11,13 @@ try squeeze-inspect "$FIXTURE/short.sqz.h5" --queries "$FIXTURE/flat.sqz.h5"
 try squeeze-inspect missing.sqz.h5
 squeeze-inspect "$FIXTURE/short.sqz.h5" | sed -n '2p;/^n_tokens/p;/^integrity/p'
 squeeze-inspect "$FIXTURE/short.kv.h5" --json | grep -c '"text"'
+inspect --policy quest:0.1,window:64,oracle:0.1,dense --json > policies.json || exit 1
+grep -o '"policy":"[a-z]*","value":[0-9.]*' policies.json
+inspect --policy quest:0.1,sparsity:0.5 --csv | cut -d , -f 1-4 | sed -n '1,2p;$p'
+inspect --policy oracle:0.1 --worst 0 | head -n 1
+try inspect --policy quantum:3
+try inspect --policy quest
+try inspect --policy quest:few
+try inspect --policy quest:0
+try inspect --policy dense:1
+try inspect --policy quest:0.1 --rest mean
