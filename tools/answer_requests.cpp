@@ -180,7 +180,8 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
   app.add_option("--max-tokens", o.max_tokens, "Tokens to generate at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  app.add_option("--stop", o.stop, "End the answer before this text; repeatable (\\n is a newline)");
+  app.add_option("--stop", o.stop, "End the answer before this text; repeatable (\\n is a newline)")
+      ->allow_extra_args(false);
   app.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::Range(0.0f, 100.0f))->capture_default_str();
   app.add_option("--sample-top-k", o.sample_top_k, "Sample among the k likeliest tokens (0: all)")
       ->check(CLI::Range(0, 1 << 30));
