@@ -37,6 +37,13 @@ std::string read_all(int fd, const std::string& name) {
   }
 }
 
+std::string read_file(const std::string& path) {
+  const FileDescriptor fd(path, O_RDONLY);
+  return read_all(fd.get(), path);
+}
+
+std::string read_stream() { return read_all(STDIN_FILENO, "standard input"); }
+
 bool looks_binary(std::string_view text) { return text.substr(0, kBinaryProbe).find('\0') != std::string_view::npos; }
 
 class Corpus {
@@ -56,15 +63,10 @@ class Corpus {
  private:
   using Identity = std::pair<dev_t, ino_t>;
 
-  static std::string read_file(const std::string& path) {
-    const FileDescriptor fd(path, O_RDONLY);
-    return read_all(fd.get(), path);
-  }
-
   void add_stream() {
     if (stream_read_) fail("-: standard input was named twice");
     stream_read_ = true;
-    add_text("-", read_all(STDIN_FILENO, "standard input"));
+    add_text("-", read_stream());
   }
 
   void add_text(const std::string& name, std::string text) {
@@ -114,6 +116,13 @@ std::vector<SourceText> read_context(const std::vector<std::string>& paths) {
   const bool empty = std::all_of(texts.begin(), texts.end(), [](const SourceText& t) { return t.text.empty(); });
   if (empty) fail("{}: the context is empty", paths.front());
   return texts;
+}
+
+std::string read_document(const std::string& path) {
+  std::string text = path == "-" ? read_stream() : read_file(path);
+  if (text.empty()) fail("{}: the file is empty: expected text", path);
+  check_utf8(text, path);
+  return text;
 }
 
 }  // namespace squeeze

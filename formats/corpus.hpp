@@ -16,4 +16,7 @@ struct SourceText {
 // many links lead to it. Throws if a file cannot be read or is not UTF-8 (with the byte), or if there is no text.
 std::vector<SourceText> read_context(const std::vector<std::string>& paths);
 
+// One file, or "-" (standard input). Throws if it cannot be read, is empty or is not UTF-8.
+std::string read_document(const std::string& path);
+
 }  // namespace squeeze

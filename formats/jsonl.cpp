@@ -49,10 +49,19 @@ std::vector<std::string> parse_stop(const Json& value) {
   return stops;
 }
 
+std::string parse_completion(const Json& value) {
+  if (!value.is_string()) fail("completion: expected a string, found {}", brief(value));
+  if (value.get_ref<const std::string&>().empty()) fail("completion: expected text to score, found an empty string");
+  return value.get<std::string>();
+}
+
 Request parse_fields(const Json& json, std::string id_json) {
   const auto present = [&](const char* key) { return json.contains(key) && !json[key].is_null(); };
-  if (!present("prompt") || !json["prompt"].is_string()) fail("prompt: expected a string");
-  Request request{std::move(id_json), json["prompt"].get<std::string>(), {}, {}, {}, {}};
+  Request request{std::move(id_json), {}, {}, {}, {}, {}};
+  if (present("completion")) request.completion = parse_completion(json["completion"]);
+  const bool needs_prompt = !request.completion || present("prompt");
+  if (needs_prompt && (!present("prompt") || !json["prompt"].is_string())) fail("prompt: expected a string");
+  if (present("prompt")) request.prompt = json["prompt"].get<std::string>();
   if (present("answer")) {
     if (!json["answer"].is_string()) fail("answer: expected a string, found {}", brief(json["answer"]));
     request.answer = json["answer"].get<std::string>();

@@ -39,12 +39,13 @@ class LineReader {
 };
 
 struct Request {
-  std::string id_json;  // the id as JSON: "\"q7\"" or "7"; the line's number where there is none
-  std::string prompt;
+  std::string id_json;            // the id as JSON: "\"q7\"" or "7"; the line's number where there is none
+  std::string prompt;             // may be missing (empty) only beside a completion
   std::optional<int> max_tokens;  // at least 1
   std::vector<std::string> stop;  // never empty strings
   std::optional<uint64_t> seed;
-  std::optional<std::string> answer = {};  // what is right: the answer is graded
+  std::optional<std::string> answer = {};      // what is right: the answer is graded
+  std::optional<std::string> completion = {};  // what follows the prompt: it is scored, nothing is generated
 };
 
 // A line that is no valid request has an error (without the file's name) instead of a request, and an id if one could

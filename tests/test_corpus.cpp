@@ -47,6 +47,18 @@ TEST_SUITE("corpus") {
     CHECK(names_of(read_context({folder / "t"}), folder) == "t/a.md t/empty t/late_nul t/link t/sub/m.c t/z.txt ");
   }
 
+  TEST_CASE("one text: every byte of a file; empty, missing and non-UTF-8 ones are refused") {
+    const TemporaryFolder folder;
+    write_bytes(folder / "a.txt", "naïve\r\n");
+    write_bytes(folder / "empty", "");
+    write_bytes(folder / "latin1", "caf\xe9");
+    CHECK(read_document(folder / "a.txt") == "naïve\r\n");
+    CHECK(contains(error_of([&] { read_document(folder / "empty"); }), "empty"));
+    CHECK(contains(error_of([&] { read_document(folder / "gone"); }), "No such file"));
+    CHECK(contains(error_of([&] { read_document(folder / "."); }), "directory"));
+    CHECK(contains(error_of([&] { read_document(folder / "latin1"); }), "offset 3"));
+  }
+
   TEST_CASE("empty, missing and non-UTF-8 contexts are refused, with the reason") {
     const TemporaryFolder folder;
     std::filesystem::create_directory(folder / "none");

@@ -52,6 +52,12 @@ TEST_SUITE("jsonl") {
     CHECK(parse(R"({"id": 1.5, "prompt": "a"})").id_json == "1.5");
   }
 
+  TEST_CASE("a request with a completion needs no prompt") {
+    CHECK(parse(R"({"prompt": "a", "completion": "b"})").request->completion == "b");
+    CHECK(parse(R"({"completion": "b"})").request->prompt.empty());
+    CHECK_FALSE(parse(R"({"prompt": "a", "completion": null})").request->completion.has_value());
+  }
+
   TEST_CASE("a bad line is an error with its number, and keeps its id if it has one") {
     const auto refused = [](const std::string& text, const char* why) {
       const RequestLine line = parse(text);
@@ -74,6 +80,9 @@ TEST_SUITE("jsonl") {
       refused(std::string(R"({"prompt": "a", "stop": )") + bad + "}", "stop");
     }
     refused(R"({"prompt": "a", "seed": -1})", "seed");
+    refused(R"({"prompt": "a", "completion": 5})", "completion: expected a string, found 5");
+    refused(R"({"prompt": "a", "completion": ""})", "completion: expected text");
+    refused(R"({"prompt": 5, "completion": "b"})", "prompt");
     refused(R"({"prompt": "a", "stop": )" + std::string(100000, '[') + std::string(100000, ']') + "}", "stop");
     CHECK(contains(parse_request({7, "{}", true}).error, "longer than"));
   }

@@ -2,26 +2,21 @@
 #include "tools/answer_requests.hpp"
 
 #include <chrono>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <functional>
+#include <memory>
 #include <set>
 #include <utility>
 
 #include "formats/hf_model.hpp"
 #include "formats/jsonl.hpp"
+#include "formats/score_json.hpp"
+#include "lib/core/elapsed.hpp"
 #include "lib/model/generate.hpp"
 #include "tools/context_source.hpp"
+#include "tools/run_stats.hpp"
 
 namespace squeeze {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-struct Totals {
-  int64_t n_requests = 0, n_errors = 0, n_tokens = 0, n_graded = 0, n_correct = 0;
-  double prefill_ms = 0, decode_ms = 0;
-  Usage usage;
-};
 
 // A model loaded beside the index whose context it attends to.
 class Session {
@@ -32,6 +27,7 @@ class Session {
         transformer_(model_.config(), model_.weights(), parse_precision(o.precision)),
         view_(index.view()),
         attention_(view_, policy, rest),
+        dense_(view_, dense_policy(), Rest::drop),
         n_context_(index.context().n_tokens()) {
     const std::string found = model_.info().model_fingerprint;
     const std::string& expected = index.context().model.model_fingerprint;
@@ -44,31 +40,47 @@ class Session {
     transformer_.set_sequence_length(n_context_);
   }
 
+  // The prompt as it is encoded.
+  static std::string prompt_of(const Request& request, const AnswerOptions& o) {
+    std::string text = o.prompt_template;
+    return text.replace(text.find("{prompt}"), 8, request.prompt);
+  }
+
   Generation answer(const Request& request, const AnswerOptions& o) {
     attention_.clear_tail();
-    const std::vector<int32_t> prompt = tokenizer_.encode(fill_template(o.prompt_template, request.prompt), false);
+    const std::vector<int32_t> prompt = tokenizer_.encode(prompt_of(request, o), false);
     GenerateOptions options;
     options.sampling = {o.temperature, o.sample_top_k, o.sample_top_p, request.seed.value_or(o.seed)};
-    options.max_tokens = request.max_tokens.value_or(o.max_tokens);
+    options.max_tokens = request.max_tokens.value_or(o.max_tokens.value_or(AnswerOptions::kMaxTokens));
     options.stop = o.stop;
     options.stop.insert(options.stop.end(), request.stop.begin(), request.stop.end());
     options.stop_tokens = model_.config().eos_tokens;
     options.chunk = o.chunk;
     return generate(transformer_, tokenizer_, attention_, prompt, n_context_, options);
   }
+
+  ScoredAnswer score(const Request& request, const std::string& completion, const AnswerOptions& o,
+                     const Progress& progress) {
+    attention_.clear_tail();
+    dense_.clear_tail();
+    GivenTokens given = encode_given(tokenizer_, prompt_of(request, o), completion);
+    const size_t limit = request.max_tokens ? static_cast<size_t>(*request.max_tokens) : given.completion.size();
+    given.completion.resize(std::min(given.completion.size(), limit));
+    Score scores = squeeze::score(transformer_, given, n_context_, {o.chunk, o.scoring.chunk, progress}, attention_,
+                                  o.scoring.compare_dense ? &dense_ : nullptr);
+    return {request.id_json, std::move(given.completion), std::ssize(given.prompt), std::move(scores), usage().budget(),
+            usage().kept()};
+  }
+
   const Usage& usage() const { return attention_.usage(); }
 
  private:
-  static std::string fill_template(std::string text, const std::string& prompt) {
-    const size_t at = text.find("{prompt}");
-    return text.replace(at, 8, prompt);
-  }
-
   HfModel model_;
   Tokenizer tokenizer_;
   Transformer transformer_;
   ContextView view_;
   ContextAttention attention_;
+  ContextAttention dense_;  // reads everything: what scores are compared with
   int64_t n_context_;
 };
 
@@ -78,22 +90,6 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
-Answer answer_of(const Request& request, const Generation& g, const Usage& usage, Totals& totals) {
-  Answer answer{request.id_json,  g.text,       g.tokens,     g.finish_reason,
-                usage.budget(),   usage.kept(), g.prefill_ms, g.decode_ms_per_token,
-                g.n_prompt_tokens};
-  if (request.answer) {
-    answer.correct = trimmed(g.text) == trimmed(*request.answer);
-    ++totals.n_graded;
-    totals.n_correct += *answer.correct;
-  }
-  totals.n_tokens += std::ssize(g.tokens);
-  totals.prefill_ms += g.prefill_ms;
-  totals.decode_ms += g.decode_ms_per_token * double(std::ssize(g.tokens));
-  totals.usage.add(usage);
-  return answer;
-}
-
 std::string one_line(std::string text) {
   for (char& c : text) {
     if (c == '\n' || c == '\r') c = ' ';
@@ -101,50 +97,94 @@ std::string one_line(std::string text) {
   return text;
 }
 
-Json stats_json(const Totals& t, const AnswerOptions& o, const PolicyOptions& policy, double seconds) {
-  const double n = double(std::max<int64_t>(1, t.n_requests - t.n_errors));
-  Json stats = {{"rule", policy.describe()},
-                {"rest", policy.rest},
-                {"precision", o.precision},
-                {"n_requests", t.n_requests},
-                {"n_errors", t.n_errors},
-                {"n_tokens", t.n_tokens},
-                {"budget", t.usage.budget()},
-                {"kept", t.usage.kept()},
-                {"measured_sparsity", t.usage.sparsity()},
-                {"bytes_read", t.usage.bytes_read},
-                {"bytes_dense", t.usage.bytes_dense},
-                {"prefill_ms", t.prefill_ms / n},
-                {"decode_ms_per_token", t.decode_ms / double(std::max<int64_t>(1, t.n_tokens))},
-                {"lookup_ms", t.usage.lookup_ms},
-                {"attention_ms", t.usage.attention_ms},
-                {"seconds", seconds}};
-  if (t.n_graded > 0) {
-    stats["n_graded"] = t.n_graded;
-    stats["n_correct"] = t.n_correct;
-    stats["accuracy"] = double(t.n_correct) / double(t.n_graded);
+// One run: each request becomes a line of output, and counts.
+class Run {
+ public:
+  Run(const AnswerOptions& o, const CommonOptions& common, Session& session)
+      : o_(o), common_(common), session_(session) {
+    if (!o.scoring.text.empty()) progress_ = terminal_progress(common.quiet, "tokens");
   }
-  return stats;
-}
 
-void write_stats(const std::string& path, const Json& stats) {
-  if (path.empty()) return;
-  if (path == "-") {
-    fmt::print(stderr, "{}\n", stats.dump());
-    return;
+  std::string line_of(const RequestLine& line) {
+    ++stats.n_requests;
+    std::string error = line.error;
+    if (line.request) {
+      try {
+        return line_of(*line.request);
+      } catch (const Error& e) {
+        error = fmt::format("line {}: {}", line.line, e.what());
+      }
+    }
+    ++stats.n_errors;
+    note(common_, fmt::format("{}: {}", o_.scoring.text.empty() ? o_.requests : o_.scoring.text, error));
+    return o_.text ? "" : json_of_error(line.id_json, error);
   }
-  std::ofstream file(path);
-  file << stats.dump() << '\n';
-  if (!file.flush()) fail("{}: could not write the summary", path);
-}
 
-// The next request: a line of JSON, or with --text the line itself.
-std::optional<RequestLine> next_line(LineReader& lines, bool text) {
-  if (!text) return next_request(lines);
+  RunStats stats;
+
+ private:
+  std::string line_of(const Request& request) {
+    const auto completion = completion_to_score(request, Session::prompt_of(request, o_), o_.scoring);
+    return completion ? scored(request, *completion) : generated(request);
+  }
+
+  std::string generated(const Request& request) {
+    const Generation g = session_.answer(request, o_);
+    const Usage& usage = session_.usage();
+    Answer answer{request.id_json,  g.text,       g.tokens,     g.finish_reason,
+                  usage.budget(),   usage.kept(), g.prefill_ms, g.decode_ms_per_token,
+                  g.n_prompt_tokens};
+    if (request.answer) {
+      answer.correct = trimmed(g.text) == trimmed(*request.answer);
+      ++stats.n_graded;
+      stats.n_correct += *answer.correct;
+    }
+    stats.n_tokens += std::ssize(g.tokens);
+    count(g.prefill_ms, g.decode_ms_per_token, std::ssize(g.tokens), g.warning);
+    return o_.text ? one_line(g.text) : json_of(answer);
+  }
+
+  std::string scored(const Request& request, const std::string& completion) {
+    const ScoredAnswer answer = session_.score(request, completion, o_, progress_);
+    const Score& score = answer.score;
+    stats.completion.append(score.completion);
+    stats.prompt.append(score.prompt);
+    count(score.prefill_ms, score.decode_ms_per_token, std::ssize(answer.tokens), score.warning);
+    return json_of(answer);
+  }
+
+  void count(double prefill_ms, double decode_ms_per_token, int64_t n_tokens, const std::string& warning) {
+    stats.n_decoded += n_tokens;
+    stats.prefill_ms += prefill_ms;
+    stats.decode_ms += decode_ms_per_token * double(n_tokens);
+    stats.usage.add(session_.usage());
+    if (!warning.empty() && std::exchange(warn_, false)) note(common_, warning);
+  }
+
+  const AnswerOptions& o_;
+  const CommonOptions& common_;
+  Session& session_;
+  Progress progress_;  // of a long text only
+  bool warn_ = true;
+};
+
+// A line of a file of plain prompts.
+std::optional<RequestLine> next_prompt(LineReader& lines) {
   const std::optional<Line> line = lines.next();
   if (!line) return {};
   const std::string id = std::to_string(line->number);
   return RequestLine{line->number, Request{id, line->text, {}, {}, {}, {}}, "", id};
+}
+
+// Lines of JSON, with --text of plain prompts, or with --score-text one request.
+std::function<std::optional<RequestLine>()> request_source(const AnswerOptions& o) {
+  if (!o.scoring.text.empty()) {
+    return [request = std::optional(text_request(o.scoring.text, o.max_tokens))]() mutable {
+      return std::exchange(request, std::nullopt);
+    };
+  }
+  const auto lines = std::make_shared<LineReader>(o.requests);
+  return [lines, text = o.text] { return text ? next_prompt(*lines) : next_request(*lines); };
 }
 
 // "\\n" and "\\t" as a shell user types them.
@@ -168,7 +208,8 @@ std::string unescaped(const std::string& text) {
 void bind_answers(CLI::App& app, AnswerOptions& o) {
   app.add_option("--model", o.model, "Hugging Face model directory, the one the index was built with")
       ->type_name("DIR");
-  app.add_option("requests", o.requests, "JSONL: {\"id\", \"prompt\", optional max_tokens, stop, seed, answer}")
+  app.add_option("requests", o.requests,
+                 "JSONL: {\"id\", \"prompt\", optional max_tokens, stop, seed, answer, completion (scored)}")
       ->type_name("requests.jsonl|-");
   app.add_option("-o,--output", o.output, "Where the answers go, as JSONL")->type_name("FILE|-");
   app.add_flag("--force", o.force, "Replace an existing output file");
@@ -177,10 +218,10 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
   app.add_flag("--text", o.text, "One prompt per line in, one answer per line out");
   app.add_option("--template", o.prompt_template, "What a prompt is put into")
       ->type_name("'USER: {prompt} ASSISTANT:'");
-  app.add_option("--max-tokens", o.max_tokens, "Tokens to generate at most")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->capture_default_str();
-  app.add_option("--stop", o.stop, "End the answer before this text; repeatable (\\n is a newline)");
+  app.add_option("--max-tokens", o.max_tokens, "Tokens to generate at most (256), or to score of --score-text (all)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  app.add_option("--stop", o.stop, "End the answer before this text; repeatable (\\n is a newline)")
+      ->allow_extra_args(false);
   app.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::Range(0.0f, 100.0f))->capture_default_str();
   app.add_option("--sample-top-k", o.sample_top_k, "Sample among the k likeliest tokens (0: all)")
       ->check(CLI::Range(0, 1 << 30));
@@ -193,6 +234,7 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
   app.add_option("--chunk", o.chunk, "Prompt tokens per step; each step selects once")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
+  bind_scoring(app, o.scoring);
 }
 
 int answer_requests(const AnswerOptions& given, const CommonOptions& common, const KvIndex& index, const Policy& policy,
@@ -203,34 +245,24 @@ int answer_requests(const AnswerOptions& given, const CommonOptions& common, con
   for (std::string& stop : o.stop) stop = unescaped(stop);
 
   const std::set<std::string> answered = o.resume ? resume_answers(o.output) : std::set<std::string>{};
-  LineReader lines(o.requests);
+  const auto next_line = request_source(o);
   Session session(o, index, policy, policy_options.rest_mode());
   LineWriter writer(o.output, {o.force, o.resume});
-  Totals totals;
-  bool warn = true;
+  Run run(o, common, session);
   const auto start = std::chrono::steady_clock::now();
-  while (const std::optional<RequestLine> line = next_line(lines, o.text)) {
-    if (answered.contains(line->id_json)) continue;
-    ++totals.n_requests;
-    std::string error = line->error;
-    if (line->request) {
-      try {
-        const Generation g = session.answer(*line->request, o);
-        if (!g.warning.empty() && std::exchange(warn, false)) note(common, g.warning);
-        const Answer answer = answer_of(*line->request, g, session.usage(), totals);
-        writer.write(o.text ? one_line(g.text) : json_of(answer));
-        continue;
-      } catch (const Error& e) {
-        error = fmt::format("line {}: {}", line->line, e.what());
-      }
-    }
-    ++totals.n_errors;
-    note(common, fmt::format("{}: {}", o.requests, error));
-    writer.write(o.text ? "" : json_of_error(line->id_json, error));
+  while (const std::optional<RequestLine> line = next_line()) {
+    if (!answered.contains(line->id_json)) writer.write(run.line_of(*line));
   }
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  write_stats(o.stats, stats_json(totals, o, policy_options, elapsed.count()));
-  return totals.n_errors > 0 ? 1 : 0;
+  RunStats& stats = run.stats;
+  if (o.scoring.compare_dense && stats.n_requests > stats.n_errors && stats.completion.n_tokens() == 0) {
+    note(common, "--compare-dense compares scores, and no request had a completion to score (see --score-answers)");
+  }
+  stats.rule = policy_options.describe();
+  stats.rest = policy_options.rest;
+  stats.precision = o.precision;
+  stats.seconds = ms_since(start) / 1000;
+  write_stats(o.stats, stats);
+  return stats.n_errors > 0 ? 1 : 0;
 }
 
 }  // namespace squeeze

@@ -1,16 +1,20 @@
-// Answers JSONL requests (or plain prompts) one by one over a fixed context.
+// Answers or scores JSONL requests (or plain prompts, or a text) one by one over a fixed context.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "formats/kv_index.hpp"
 #include "tools/policy_options.hpp"
+#include "tools/score_requests.hpp"
 #include "tools/tool.hpp"
 
 namespace squeeze {
 
 struct AnswerOptions {
+  static constexpr int64_t kMaxTokens = 256;
+
   std::string model;
   std::string requests = "-";
   std::string output = "-";
@@ -18,11 +22,12 @@ struct AnswerOptions {
   std::string prompt_template = "{prompt}";
   std::string precision = "bf16";
   std::vector<std::string> stop;
-  int64_t max_tokens = 256;
+  std::optional<int64_t> max_tokens;  // default: kMaxTokens generated, all of a scored text
   int64_t chunk = 512;
   float temperature = 0, sample_top_p = 1;
   int sample_top_k = 0;
   uint64_t seed = 0;
+  ScoringOptions scoring;
   bool resume = false, force = false, text = false;
 };
 

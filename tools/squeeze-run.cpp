@@ -1,4 +1,4 @@
-// squeeze-run: answers requests over a fixed context with sparse attention, or replays recorded queries.
+// squeeze-run: answers or scores requests over a fixed context with sparse attention, or replays recorded queries.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -17,6 +17,7 @@ constexpr ToolText kText = {
     "squeeze-run", "Answers questions about a fixed, indexed text with sparse attention.",
     "  squeeze-run --index manual.sqz.h5 --model Llama-3.1-8B --sparsity 0.9 questions.jsonl > answers.jsonl\n"
     "  echo 'Question: What is the access code?\n' | squeeze-run --index manual.sqz.h5 --model DIR --text -\n"
+    "  squeeze-run --index manual.sqz.h5 --model DIR --score-text appendix.txt --compare-dense\n"
     "  squeeze-run --index manual.sqz.h5 --queries manual.kv.h5 --sparsity 0.9"};
 
 struct Options {

@@ -7,15 +7,12 @@
 #include <utility>
 
 #include "lib/attention/dense_cache.hpp"
+#include "lib/core/elapsed.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
 
 namespace squeeze {
 namespace {
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
 
 // The queries of one KV head: [n * group_size, head_dim], a token's heads together.
 Tensor gather_queries(TensorView queries, int kv_head, int group_size) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "lib/core/elapsed.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
 #include "lib/eval/metrics.hpp"
@@ -13,10 +14,6 @@ namespace squeeze {
 namespace {
 
 constexpr int64_t kLogitRows = 8;  // query rows whose logits are held at once
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
 
 // One selection: consecutive query tokens of one KV head.
 struct Block {

@@ -4,15 +4,12 @@
 #include <algorithm>
 #include <chrono>
 
+#include "lib/core/elapsed.hpp"
 #include "lib/core/error.hpp"
 #include "lib/model/text_stream.hpp"
 
 namespace squeeze {
 namespace {
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
 
 void check(std::span<const int32_t> prompt_tokens, int64_t first_position, const GenerateOptions& options) {
   if (prompt_tokens.empty()) {

@@ -25,7 +25,9 @@ int32_t greedy(std::span<const float> logits) {
   return static_cast<int32_t>(best - logits.begin());
 }
 
-void check(std::span<const float> logits) {
+}  // namespace
+
+void check_logits(std::span<const float> logits) {
   bool has_finite = false;
   for (const float logit : logits) {
     if (std::isnan(logit) || logit == INFINITY) {
@@ -36,8 +38,6 @@ void check(std::span<const float> logits) {
   if (!has_finite) fail("the model's logits leave no token to choose from");
 }
 
-}  // namespace
-
 Sampler::Sampler(const SamplingOptions& options) : options_(options), state_(options.seed) {
   if (!(options.temperature >= 0) || !std::isfinite(options.temperature)) {
     fail("the temperature must be 0 (greedy) or a positive number, found {}", options.temperature);
@@ -47,7 +47,7 @@ Sampler::Sampler(const SamplingOptions& options) : options_(options), state_(opt
 }
 
 int32_t Sampler::next(std::span<const float> logits) {
-  check(logits);
+  check_logits(logits);
   if (options_.temperature == 0) return greedy(logits);
   candidates_.clear();
   for (size_t id = 0; id < logits.size(); ++id) candidates_.emplace_back(logits[id], static_cast<int32_t>(id));

@@ -14,10 +14,13 @@ struct SamplingOptions {
   uint64_t seed = 0;
 };
 
+// Throws if a logit is NaN or +infinity, or if all are -infinity (which marks a token that cannot be chosen).
+void check_logits(std::span<const float> logits);
+
 class Sampler {
  public:
   explicit Sampler(const SamplingOptions& options);
-  // Throws if a logit is NaN.
+  // Throws as check_logits does.
   int32_t next(std::span<const float> logits);
 
  private:

@@ -180,14 +180,19 @@ Tensor Transformer::logits(TensorView hidden) const {
   return linear(linear_input(std::move(normed), impl_->precision), impl_->lm_head, {});
 }
 
-Tensor Transformer::forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
-                            bool all_logits) const {
+Tensor Transformer::hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const {
   if (tokens.empty()) fail("a forward pass needs at least one token");
   Tensor hidden = embed(tokens);
-  const int64_t n = hidden.size(0);
   for (int layer = 0; layer < config().n_layers; ++layer) {
-    forward_layer(layer, first_position, attention, hidden.f32(), n);
+    forward_layer(layer, first_position, attention, hidden.f32(), hidden.size(0));
   }
+  return hidden;
+}
+
+Tensor Transformer::forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
+                            bool all_logits) const {
+  const Tensor hidden = hidden_states(tokens, first_position, attention);
+  const int64_t n = hidden.size(0);
   return logits(hidden.view().slice(all_logits ? 0 : n - 1, n));
 }
 

@@ -36,7 +36,9 @@ class Transformer {
   // f32 [n, vocab] from hidden states f32 [n, hidden] after the last layer.
   Tensor logits(TensorView hidden) const;
 
-  // All layers; returns the logits of the last token, f32 [1, vocab], or of all tokens, f32 [n, vocab].
+  // All layers over consecutive tokens: f32 [n, hidden], what logits() takes. Throws if there are no tokens.
+  Tensor hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const;
+  // The same, then the logits of the last token, f32 [1, vocab], or of all tokens, f32 [n, vocab].
   Tensor forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
                  bool all_logits = false) const;
 

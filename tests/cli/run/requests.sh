@@ -19,4 +19,5 @@ grep -v 'not json' requests.jsonl > good.jsonl
 run -o resumed.jsonl --resume good.jsonl
 echo "-> $?"
 summary resumed.jsonl
-printf 'Question: Say something.\nQuestion: And again.\n' | run --text - | wc -l
+printf 'Question: Say something.\nQuestion: And again.\n' | tee prompts.txt | run --text - | wc -l
+run --text --stop never prompts.txt | wc -l  # an option takes one text: the file is no stop string
