@@ -83,6 +83,10 @@ Handle h5_type(Type type) {
       return {H5Tcopy(H5T_IEEE_F64LE), H5Tclose};
     case Type::f32:
       return {H5Tcopy(H5T_IEEE_F32LE), H5Tclose};
+    case Type::i8:
+      return {H5Tcopy(H5T_STD_I8LE), H5Tclose};
+    case Type::u8:
+      return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
     case Type::f16:
       return small_float(5, 10, 15);
     case Type::bf16:
@@ -92,7 +96,7 @@ Handle h5_type(Type type) {
 }
 
 const char* name_of(Type type) {
-  constexpr const char* kNames[] = {"i32", "f64", "f32", "f16", "bf16"};
+  constexpr const char* kNames[] = {"i32", "f64", "f32", "f16", "bf16", "i8", "u8"};
   return kNames[static_cast<size_t>(type)];
 }
 
@@ -144,9 +148,15 @@ void trim_padding(std::string& text) { text.erase(text.find_last_not_of('\0') + 
 
 }  // namespace
 
-Type type_of(DType dtype) { return dtype == DType::f32 ? Type::f32 : dtype == DType::f16 ? Type::f16 : Type::bf16; }
+Type type_of(DType dtype) {
+  constexpr Type kTypes[] = {Type::f32, Type::f16, Type::bf16, Type::i8};
+  return kTypes[static_cast<size_t>(dtype)];
+}
 
-size_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::i32 || type == Type::f32 ? 4 : 2; }
+size_t size_of(Type type) {
+  constexpr size_t kSizes[] = {4, 8, 4, 2, 2, 1, 1};
+  return kSizes[static_cast<size_t>(type)];
+}
 
 Handle& Handle::operator=(Handle&& other) noexcept {
   std::swap(id_, other.id_);

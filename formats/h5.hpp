@@ -17,7 +17,7 @@
 namespace squeeze::h5 {
 
 // Element types of the datasets; little-endian. bf16 is a 16-bit float with 8 bits of exponent.
-enum class Type : uint8_t { i32, f64, f32, f16, bf16 };
+enum class Type : uint8_t { i32, f64, f32, f16, bf16, i8, u8 };
 
 Type type_of(DType dtype);
 size_t size_of(Type type);

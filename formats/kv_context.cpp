@@ -40,11 +40,13 @@ void check_model(const std::string& path, const ModelInfo& model) {
   expect_utf8(path, "rope", model.rope);
 }
 
-void check_version(const h5::Reader& file) {
+int version_of(std::string_view format) { return format == kIndexFormat ? kIndexVersion : kDumpVersion; }
+
+void check_version(const h5::Reader& file, std::string_view format) {
   const int64_t version = file.integer("version");
-  if (version < 1 || version > kFormatVersion) {
+  if (version < 1 || version > version_of(format)) {
     fail("{}: expected format version 1 to {}, found {}; use a squeeze that is as new as the file", file.path(),
-         kFormatVersion, version);
+         version_of(format), version);
   }
 }
 
@@ -94,10 +96,16 @@ void check_query_positions(const std::string& path, std::span<const int32_t> pos
   }
 }
 
+void check_calibration_positions(const std::string& path, std::span<const int32_t> positions) {
+  for (const int32_t position : positions) {
+    if (position < 0) fail("{}: expected query positions from 0, found {}", path, position);
+  }
+}
+
 void save_context(h5::Skeleton& file, std::string_view format, const Context& context) {
   const ModelInfo& model = context.model;
   file.attribute("format", format);
-  file.attribute("version", int64_t{kFormatVersion});
+  file.attribute("version", int64_t{version_of(format)});
   file.attribute("writer", "squeeze " SQUEEZE_VERSION);
   file.attribute("model_name", model.model_name);
   file.attribute("model_fingerprint", model.model_fingerprint);
@@ -128,7 +136,7 @@ Context load_context(const h5::Reader& file, std::string_view format) {
   if (const std::string found = format_in(file); found != format) {
     fail("{}: expected format {}, found {}", file.path(), format, found);
   }
-  check_version(file);
+  check_version(file, format);
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   Context context;
   ModelInfo& model = context.model;

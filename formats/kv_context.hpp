@@ -13,7 +13,8 @@ namespace squeeze {
 
 inline constexpr std::string_view kDumpFormat = "squeeze-kv-dump";
 inline constexpr std::string_view kIndexFormat = "squeeze-index";
-inline constexpr int kFormatVersion = 1;  // written; older ones are read
+inline constexpr int kDumpVersion = 1;  // written; older ones are read
+inline constexpr int kIndexVersion = 2;
 
 // The root attribute "format" of an HDF5 file: one of the two above, or an error that says what was found.
 std::string format_of(const std::string& path);
@@ -23,6 +24,8 @@ void check_context(const std::string& path, const Context& context);
 
 // Throws unless the positions ascend below n_tokens.
 void check_query_positions(const std::string& path, std::span<const int32_t> positions, int64_t n_tokens);
+// Of an index: ascending, starting again with every probe question.
+void check_calibration_positions(const std::string& path, std::span<const int32_t> positions);
 
 void save_context(h5::Skeleton& file, std::string_view format, const Context& context);
 Context load_context(const h5::Reader& file, std::string_view format);

@@ -19,12 +19,14 @@ void check_same_options(const std::string& path, const IndexLayout& found, DType
   const auto same_count = [](const ClusterCount& a, const ClusterCount& b) {
     return a.share == b.share && a.count == b.count;
   };
-  const char* what = found.dtype != dtype                        ? "element type"
-                     : options.n_sinks != expected.n_sinks       ? "number of sinks"
-                     : options.n_window != expected.n_window     ? "window"
-                     : options.metric != expected.metric         ? "metric"
-                     : options.iterations != expected.iterations ? "number of iterations"
-                     : options.seed != expected.seed             ? "seed"
+  const char* what = found.dtype != dtype                                        ? "element type"
+                     : options.n_sinks != expected.n_sinks                       ? "number of sinks"
+                     : options.n_window != expected.n_window                     ? "window"
+                     : options.metric != expected.metric                         ? "metric"
+                     : options.iterations != expected.iterations                 ? "number of iterations"
+                     : options.seed != expected.seed                             ? "seed"
+                     : options.sketch_bits != expected.sketch_bits               ? "number of sketch bits"
+                     : options.quantise_centroids != expected.quantise_centroids ? "type of centroids"
                      : !std::equal(options.levels.begin(), options.levels.end(), expected.levels.begin(),
                                    expected.levels.end(), same_count)
                          ? "number of clusters"
@@ -46,9 +48,12 @@ class Padded {
   void set(size_t kv_head, const void* data, size_t n_bytes) {
     if (n_bytes > 0) std::memcpy(bytes_.data() + kv_head * head_bytes_, data, n_bytes);
   }
-  void set(size_t kv_head, const std::vector<int32_t>& values) { set(kv_head, values.data(), values.size() * 4); }
+  template <class T>
+  void set(size_t kv_head, const std::vector<T>& values) {
+    set(kv_head, values.data(), values.size() * sizeof(T));
+  }
   void write(PartialFile& file, const h5::Extent& extent) const {
-    file.write(extent.offset, bytes_.data(), bytes_.size());
+    if (extent.n_bytes > 0) file.write(extent.offset, bytes_.data(), bytes_.size());
   }
 
  private:
@@ -63,6 +68,8 @@ void check_level(const std::string& where, const Level& level, const LevelExtent
   const bool fits = n >= 1 && n <= room.max_clusters && level.centroids.shape() == expected &&
                     level.value_means.shape() == expected && level.centroids.dtype() == dtype &&
                     level.value_means.dtype() == dtype &&
+                    level.centroid_scales.size() == (dtype == DType::i8 ? static_cast<size_t>(n) : 0) &&
+                    level.value_scales.size() == level.centroid_scales.size() &&
                     level.first_child.size() == (is_leaf ? 0 : level.first_row.size());
   if (!fits) {
     fail("{}: {} clusters with centroids {} {} do not fit the {} {} that were reserved", where, n,
@@ -87,7 +94,8 @@ struct KvIndexWriter::Impl {
     const bool fits = index.keys.shape() == cache && index.values.shape() == cache &&
                       index.keys.dtype() == layout.dtype && index.values.dtype() == layout.dtype &&
                       index.heads.size() == static_cast<size_t>(model.n_kv_heads) &&
-                      index.n_sinks == layout.options.n_sinks && index.n_window == layout.options.n_window;
+                      index.n_sinks == layout.options.n_sinks && index.sketch_bits == layout.options.sketch_bits &&
+                      index.n_window == layout.options.n_window;
     if (!fits) {
       fail("{}: expected a layer of {} {}, found {} {}", file.partial_path(), name_of(layout.dtype), cache.str(),
            name_of(index.keys.dtype()), index.keys.shape().str());
@@ -108,6 +116,16 @@ struct KvIndexWriter::Impl {
          layout.queries_shape().str(), name_of(queries.dtype()), queries.shape().str());
   }
 
+  void write_sketches(const IndexLayerExtents& extents, const IndexLayer& index) {
+    Padded codes(extents.sketches, index.heads.size()), scales(extents.sketch_scales, index.heads.size());
+    for (size_t head = 0; head < index.heads.size(); ++head) {
+      codes.set(head, index.heads[head].sketches.codes);
+      scales.set(head, index.heads[head].sketches.scales);
+    }
+    codes.write(file, extents.sketches);
+    scales.write(file, extents.sketch_scales);
+  }
+
   void write_level(size_t i, const LevelExtents& room, const IndexLayer& index) {
     const size_t n_heads = index.heads.size();
     const bool is_leaf = i + 1 == layout.options.levels.size();
@@ -115,15 +133,20 @@ struct KvIndexWriter::Impl {
     Padded centroids(room.centroids, n_heads), value_means(room.value_means, n_heads),
         n_clusters(room.n_clusters, n_heads);
     Padded first_row(room.first_row, n_heads), first_child(room.first_child, n_heads);
+    Padded centroid_scales(room.centroid_scales, n_heads), value_scales(room.value_scales, n_heads);
     for (size_t head = 0; head < n_heads; ++head) {
       const Level& level = index.heads[head].levels[i];
-      check_level(file.partial_path(), level, room, row, layout.dtype, is_leaf);
+      check_level(file.partial_path(), level, room, row, layout.centroid_dtype(), is_leaf);
       centroids.set(head, level.centroids.data(), level.centroids.n_bytes());
       value_means.set(head, level.value_means.data(), level.value_means.n_bytes());
+      centroid_scales.set(head, level.centroid_scales);
+      value_scales.set(head, level.value_scales);
       first_row.set(head, level.first_row);
       first_child.set(head, level.first_child);
-      n_clusters.set(head, {static_cast<int32_t>(level.first_row.size() - 1)});
+      n_clusters.set(head, std::vector<int32_t>{static_cast<int32_t>(level.first_row.size() - 1)});
     }
+    centroid_scales.write(file, room.centroid_scales);
+    value_scales.write(file, room.value_scales);
     centroids.write(file, room.centroids);
     value_means.write(file, room.value_means);
     first_row.write(file, room.first_row);
@@ -136,7 +159,7 @@ KvIndexWriter::KvIndexWriter(const std::string& path, const Context& context, DT
                              WriteMode mode, const std::vector<int32_t>& query_positions) {
   check_context(path, context);
   check_index_options(path, options, context.n_tokens());
-  check_query_positions(path, query_positions, context.n_tokens());
+  check_calibration_positions(path, query_positions);
   PartialFile file(path, context.model.n_layers, mode, [&](const std::string& partial) {
     create_index(partial, context, dtype, options, query_positions);
   });
@@ -148,9 +171,9 @@ KvIndexWriter::KvIndexWriter(const std::string& path, const Context& context, DT
     fail("{}: was begun with other calibration queries; run it as then, or without --resume", file.partial_path());
   }
   MappedFile mapped(file.partial_path());
-  impl_ =
-      std::make_unique<Impl>(Impl{std::move(file), std::move(layout), find_calibration(reader, options.levels.size()),
-                                  complete_extent(reader), std::move(mapped)});
+  const CalibrationShape shape = calibration_shape(layout);
+  impl_ = std::make_unique<Impl>(Impl{std::move(file), std::move(layout), find_calibration(reader, shape),
+                                      complete_extent(reader), std::move(mapped)});
 }
 
 KvIndexWriter::~KvIndexWriter() = default;
@@ -171,6 +194,7 @@ void KvIndexWriter::write_layer(int layer, const IndexLayer& index, TensorView h
   Padded token_of_row(extents.token_of_row, index.heads.size());
   for (size_t head = 0; head < index.heads.size(); ++head) token_of_row.set(head, index.heads[head].token_of_row);
   token_of_row.write(file, extents.token_of_row);
+  impl_->write_sketches(extents, index);
   for (size_t level = 0; level < extents.levels.size(); ++level)
     impl_->write_level(level, extents.levels[level], index);
   file.end_step(layer, hidden_after);
@@ -187,7 +211,7 @@ TensorView KvIndexWriter::queries(int layer) const {
 }
 
 void KvIndexWriter::write_calibration(const Calibration& calibration) {
-  save_calibration(impl_->file, impl_->calibration, impl_->layout.options.levels.size(), calibration);
+  save_calibration(impl_->file, impl_->calibration, calibration_shape(impl_->layout), calibration);
   impl_->calibrated = true;
 }
 
@@ -218,7 +242,7 @@ struct KvIndex::Impl {
     check_complete(file);
     file_bytes = file.file_bytes();
     layout = read_index_layout(file);
-    calibration = load_calibration(file, layout.options.levels.size());
+    calibration = load_calibration(file, calibration_shape(layout));
     view.model = layout.context.model;
     view.layers.resize(layout.layers.size());
   }

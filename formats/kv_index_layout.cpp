@@ -8,6 +8,7 @@
 #include "formats/kv_context.hpp"
 #include "formats/kv_index_calibration.hpp"
 #include "lib/core/error.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -27,11 +28,20 @@ void save_options(h5::Skeleton& file, const IndexOptions& options) {
   file.attribute("metric", name_of(options.metric));
   file.attribute("iterations", int64_t{options.iterations});
   file.attribute("seed", options.seed);
+  file.attribute("centroid_type", options.quantise_centroids ? "i8" : "keys");
+  file.attribute("sketch_bits", int64_t{options.sketch_bits});
+  file.attribute("rotation_seed", kRotationSeed);
   file.attribute("n_levels", static_cast<int64_t>(options.levels.size()));
   for (size_t i = 0; i < options.levels.size(); ++i) {
     file.attribute(fmt::format("level_{}_share", i), options.levels[i].share);
     file.attribute(fmt::format("level_{}_count", i), options.levels[i].count);
   }
+}
+
+bool centroids_are_i8(const h5::Reader& file) {
+  const std::string type = file.text_attribute("centroid_type");
+  if (type != "i8" && type != "keys") fail("{}: expected centroid_type i8 or keys, found {}", file.path(), type);
+  return type == "i8";
 }
 
 IndexOptions load_options(const h5::Reader& file) {
@@ -43,6 +53,12 @@ IndexOptions load_options(const h5::Reader& file) {
   options.metric = metric == "cosine" ? Metric::cosine : Metric::l2;
   options.iterations = read_count(file, "iterations", 0, kMaxInt32);
   options.seed = file.unsigned_integer("seed");
+  options.quantise_centroids = file.has_attribute("centroid_type") && centroids_are_i8(file);
+  options.sketch_bits = file.has_attribute("sketch_bits") ? read_count(file, "sketch_bits", 0, 2) : 0;
+  if (options.sketch_bits > 0 && file.unsigned_integer("rotation_seed") != kRotationSeed) {
+    fail("{}: expected sketches with rotation {}, found {}; build the index again", file.path(), kRotationSeed,
+         file.unsigned_integer("rotation_seed"));
+  }
   const int n_levels = read_count(file, "n_levels", 1, kMaxLevels);
   for (int i = 0; i < n_levels; ++i) {
     options.levels.push_back({file.real(fmt::format("level_{}_share", i)),
@@ -59,22 +75,33 @@ std::vector<int32_t> load_query_positions(const h5::Reader& file) {
 // What a level's arrays are called and hold, for creating and finding them.
 struct LevelShapes {
   int64_t max_clusters;
-  Shape centroids, bounds, counts;
+  Shape centroids, scales, bounds, counts;
 };
 
 LevelShapes level_shapes(const ModelInfo& model, const IndexOptions& options, size_t level, int64_t n_tokens) {
   const int64_t n = options.levels[level].of(n_tokens);
-  return {n, {model.n_kv_heads, n, model.head_dim}, {model.n_kv_heads, n + 1}, {model.n_kv_heads}};
+  return {
+      n, {model.n_kv_heads, n, model.head_dim}, {model.n_kv_heads, n}, {model.n_kv_heads, n + 1}, {model.n_kv_heads}};
 }
 
 LevelExtents find_level(const h5::Reader& file, const std::string& group, h5::Type type, const LevelShapes& shapes,
                         bool is_leaf) {
+  const bool scaled = type == h5::Type::i8;
   return {shapes.max_clusters,
           file.extent(group + "/centroids", type, shapes.centroids),
           file.extent(group + "/value_means", type, shapes.centroids),
           file.extent(group + "/first_row", h5::Type::i32, shapes.bounds),
           is_leaf ? h5::Extent{} : file.extent(group + "/first_child", h5::Type::i32, shapes.bounds),
-          file.extent(group + "/n_clusters", h5::Type::i32, shapes.counts)};
+          file.extent(group + "/n_clusters", h5::Type::i32, shapes.counts),
+          scaled ? file.extent(group + "/centroid_scales", h5::Type::f32, shapes.scales) : h5::Extent{},
+          scaled ? file.extent(group + "/value_scales", h5::Type::f32, shapes.scales) : h5::Extent{}};
+}
+
+Shape sketch_scales_shape(const IndexLayout& layout) { return {layout.context.model.n_kv_heads, layout.n_clustered()}; }
+
+Shape sketches_shape(const IndexLayout& layout) {
+  const ModelInfo& model = layout.context.model;
+  return {model.n_kv_heads, layout.n_clustered(), sketch_code_bytes(layout.options.sketch_bits, model.head_dim)};
 }
 
 bool ascends(std::span<const int32_t> bounds, int64_t first, int64_t last) {
@@ -97,14 +124,35 @@ struct MappedLayer {
     return {reinterpret_cast<const int32_t*>(data) + begin, static_cast<size_t>(n)};
   }
 
-  TensorView floats(const h5::Extent& extent, int64_t rows_per_head, int64_t kv_head, int64_t n_rows) const {
+  TensorView rows(const h5::Extent& extent, DType dtype, int64_t rows_per_head, int64_t kv_head, int64_t n_rows) const {
     const int64_t dim = layout.context.model.head_dim;
-    const TensorView all(file.at(extent.offset, extent.n_bytes), layout.dtype, {extent_rows(extent), dim});
+    const int64_t n_all = static_cast<int64_t>(extent.n_bytes / size_of(dtype)) / dim;
+    const TensorView all(file.at(extent.offset, extent.n_bytes), dtype, {n_all, dim});
     return all.slice(kv_head * rows_per_head, kv_head * rows_per_head + n_rows);
   }
 
-  int64_t extent_rows(const h5::Extent& extent) const {
-    return static_cast<int64_t>(extent.n_bytes / size_of(layout.dtype)) / layout.context.model.head_dim;
+  // Scales that are finite and not negative.
+  std::span<const float> scales(const h5::Extent& extent, int64_t per_head, int64_t kv_head, int64_t n) const {
+    if (extent.n_bytes == 0) return {};
+    const auto* data = reinterpret_cast<const float*>(file.at(extent.offset, extent.n_bytes)) + kv_head * per_head;
+    const std::span<const float> found(data, static_cast<size_t>(n));
+    for (const float scale : found) {
+      if (!(scale >= 0 && scale <= std::numeric_limits<float>::max())) {
+        fail("{}: head {}: a centroid's scale is {}, expected a finite number", where, kv_head, scale);
+      }
+    }
+    return found;
+  }
+
+  SketchView sketches(int64_t kv_head) const {
+    const int bits = layout.options.sketch_bits;
+    if (bits == 0) return {};
+    const int64_t n = layout.n_clustered();
+    const auto* codes = reinterpret_cast<const uint8_t*>(file.at(extents.sketches.offset, extents.sketches.n_bytes));
+    const auto* scale =
+        reinterpret_cast<const uint16_t*>(file.at(extents.sketch_scales.offset, extents.sketch_scales.n_bytes));
+    return {bits, codes + kv_head * n * sketch_code_bytes(bits, layout.context.model.head_dim), scale + kv_head * n,
+            layout.rotation};
   }
 
   LevelView level(size_t i, int64_t kv_head) const {
@@ -115,9 +163,13 @@ struct MappedLayer {
     }
     const int64_t first_bound = kv_head * (level.max_clusters + 1);
     const bool is_leaf = i + 1 == extents.levels.size();
-    return {floats(level.centroids, level.max_clusters, kv_head, n),
-            floats(level.value_means, level.max_clusters, kv_head, n), ints(level.first_row, first_bound, n + 1),
-            is_leaf ? std::span<const int32_t>() : ints(level.first_child, first_bound, n + 1)};
+    const DType dtype = layout.centroid_dtype();
+    return {rows(level.centroids, dtype, level.max_clusters, kv_head, n),
+            rows(level.value_means, dtype, level.max_clusters, kv_head, n),
+            ints(level.first_row, first_bound, n + 1),
+            is_leaf ? std::span<const int32_t>() : ints(level.first_child, first_bound, n + 1),
+            scales(level.centroid_scales, level.max_clusters, kv_head, n),
+            scales(level.value_scales, level.max_clusters, kv_head, n)};
   }
 
   void check_levels(const HeadView& head, int64_t kv_head) const {
@@ -139,12 +191,13 @@ struct MappedLayer {
 
   HeadView head(int64_t kv_head) const {
     const int64_t n = layout.context.n_tokens();
-    HeadView head{floats(extents.keys, n, kv_head, n),
-                  floats(extents.values, n, kv_head, n),
+    HeadView head{rows(extents.keys, layout.dtype, n, kv_head, n),
+                  rows(extents.values, layout.dtype, n, kv_head, n),
                   ints(extents.token_of_row, kv_head * n, n),
                   layout.options.n_sinks,
                   layout.options.n_window,
-                  {}};
+                  {},
+                  sketches(kv_head)};
     const auto [low, high] = std::minmax_element(head.token_of_row.begin(), head.token_of_row.end());
     if (*low < 0 || *high >= n) fail("{}: head {}: token_of_row leaves the context of {} tokens", where, kv_head, n);
     for (size_t i = 0; i < extents.levels.size(); ++i) head.levels.push_back(level(i, kv_head));
@@ -154,6 +207,11 @@ struct MappedLayer {
 };
 
 }  // namespace
+
+CalibrationShape calibration_shape(const IndexLayout& layout) {
+  const ModelInfo& model = layout.context.model;
+  return {layout.options.levels.size(), layout.options.sketch_bits > 0, model.n_layers, model.n_kv_heads};
+}
 
 void check_index_options(const std::string& path, const IndexOptions& options, int64_t n_tokens) {
   const int64_t n_clustered = n_tokens - options.n_sinks - options.n_window;
@@ -181,7 +239,8 @@ void create_index(const std::string& path, const Context& context, DType dtype, 
   h5::Skeleton file(path, cache.n_elements() >= int64_t{1} << 18 ? kPage : kCacheLine);
   save_context(file, kIndexFormat, context);
   save_options(file, options);
-  create_calibration(file, options.levels.size());
+  const IndexLayout layout{context, dtype, options, query_positions, {}};
+  create_calibration(file, calibration_shape(layout));
   if (!query_positions.empty()) file.dataset("/query_positions", query_positions);
   const Shape queries{model.n_query_heads, static_cast<int64_t>(query_positions.size()), model.head_dim};
   for (int layer = 0; layer < model.n_layers; ++layer) {
@@ -189,11 +248,20 @@ void create_index(const std::string& path, const Context& context, DType dtype, 
     file.dataset(layer_name(layer) + "/values", type, cache);
     if (!query_positions.empty()) file.dataset(layer_name(layer) + "/queries", type, queries);
     file.dataset(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, context.n_tokens()});
+    if (options.sketch_bits > 0) {
+      file.dataset(layer_name(layer) + "/sketches", h5::Type::u8, sketches_shape(layout));
+      file.dataset(layer_name(layer) + "/sketch_scales", h5::Type::f16, sketch_scales_shape(layout));
+    }
     for (size_t level = 0; level < options.levels.size(); ++level) {
       const LevelShapes shapes = level_shapes(model, options, level, context.n_tokens());
       const std::string group = level_name(layer, level);
-      file.dataset(group + "/centroids", type, shapes.centroids);
-      file.dataset(group + "/value_means", type, shapes.centroids);
+      const h5::Type centroid_type = h5::type_of(layout.centroid_dtype());
+      file.dataset(group + "/centroids", centroid_type, shapes.centroids);
+      file.dataset(group + "/value_means", centroid_type, shapes.centroids);
+      if (options.quantise_centroids) {
+        file.dataset(group + "/centroid_scales", h5::Type::f32, shapes.scales);
+        file.dataset(group + "/value_scales", h5::Type::f32, shapes.scales);
+      }
       file.dataset(group + "/first_row", h5::Type::i32, shapes.bounds);
       if (level + 1 < options.levels.size()) file.dataset(group + "/first_child", h5::Type::i32, shapes.bounds);
       file.dataset(group + "/n_clusters", h5::Type::i32, shapes.counts);
@@ -207,8 +275,9 @@ IndexLayout read_index_layout(const h5::Reader& file) {
   const ModelInfo& model = layout.context.model;
   const int64_t n_tokens = layout.context.n_tokens();
   check_index_options(file.path(), layout.options, n_tokens);
-  check_query_positions(file.path(), layout.query_positions, n_tokens);
+  check_calibration_positions(file.path(), layout.query_positions);
   layout.dtype = file.float_type(layer_name(0) + "/keys");
+  if (layout.options.sketch_bits > 0) layout.rotation = random_rotation(model.head_dim, kRotationSeed);
   const h5::Type type = h5::type_of(layout.dtype);
   const Shape cache{model.n_kv_heads, n_tokens, model.head_dim};
   for (int layer = 0; layer < model.n_layers; ++layer) {
@@ -217,13 +286,20 @@ IndexLayout read_index_layout(const h5::Reader& file) {
                           file.extent(layer_name(layer) + "/values", type, cache),
                           file.extent(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, n_tokens}),
                           {},
+                          {},
+                          {},
                           {}});
+    if (layout.options.sketch_bits > 0) {
+      extents.sketches = file.extent(layer_name(layer) + "/sketches", h5::Type::u8, sketches_shape(layout));
+      extents.sketch_scales =
+          file.extent(layer_name(layer) + "/sketch_scales", h5::Type::f16, sketch_scales_shape(layout));
+    }
     if (!layout.query_positions.empty()) {
       extents.queries = file.extent(layer_name(layer) + "/queries", type, layout.queries_shape());
     }
     const size_t n_levels = layout.options.levels.size();
     for (size_t level = 0; level < n_levels; ++level) {
-      extents.levels.push_back(find_level(file, level_name(layer, level), type,
+      extents.levels.push_back(find_level(file, level_name(layer, level), h5::type_of(layout.centroid_dtype()),
                                           level_shapes(model, layout.options, level, n_tokens), level + 1 == n_levels));
     }
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "formats/h5.hpp"
+#include "formats/kv_index_calibration.hpp"
 #include "formats/mapped_file.hpp"
 #include "lib/index/build.hpp"
 #include "lib/index/head_index.hpp"
@@ -16,11 +17,13 @@ namespace squeeze {
 struct LevelExtents {
   int64_t max_clusters = 0;
   h5::Extent centroids, value_means, first_row, first_child, n_clusters;
+  h5::Extent centroid_scales, value_scales;  // of i8 centroids; else none
 };
 
 struct IndexLayerExtents {
   h5::Extent keys, values, token_of_row;
-  h5::Extent queries;  // none in an index without queries
+  h5::Extent queries;                  // none in an index without queries
+  h5::Extent sketches, sketch_scales;  // none in an index without sketches
   std::vector<LevelExtents> levels;
 };
 
@@ -30,13 +33,18 @@ struct IndexLayout {
   IndexOptions options;
   std::vector<int32_t> query_positions;
   std::vector<IndexLayerExtents> layers;
+  Tensor rotation = {};  // of the sketches, computed; none without them
 
   Shape queries_shape() const {
     return {context.model.n_query_heads, static_cast<int64_t>(query_positions.size()), context.model.head_dim};
   }
 
+  DType centroid_dtype() const { return options.quantise_centroids ? DType::i8 : dtype; }
+
   int64_t n_clustered() const { return context.n_tokens() - options.n_sinks - options.n_window; }
 };
+
+CalibrationShape calibration_shape(const IndexLayout& layout);
 
 // Throws if the options do not fit the context; `path` names the file in errors.
 void check_index_options(const std::string& path, const IndexOptions& options, int64_t n_tokens);

@@ -1,4 +1,4 @@
-// The storage types of keys, values and weights, and their scalar conversions to and from float32.
+// The storage types of keys, values, weights and centroids, and their scalar conversions to and from float32.
 #pragma once
 
 #include <cstddef>
@@ -7,11 +7,13 @@
 
 namespace squeeze {
 
-enum class DType : uint8_t { f32, f16, bf16 };
+// i8 holds integers whose scale is kept beside them; only the functions that say so accept it.
+enum class DType : uint8_t { f32, f16, bf16, i8 };
 
-constexpr size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+constexpr size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : dtype == DType::i8 ? 1 : 2; }
 constexpr const char* name_of(DType dtype) {
-  return dtype == DType::f32 ? "f32" : dtype == DType::f16 ? "f16" : "bf16";
+  constexpr const char* kNames[] = {"f32", "f16", "bf16", "i8"};
+  return kNames[static_cast<size_t>(dtype)];
 }
 
 inline float float_of_bits(uint32_t bits) {
@@ -66,13 +68,17 @@ inline uint16_t f32_to_f16(float value) {
 // Element `i` of an array of `dtype`, as float32.
 inline float load_element(const void* data, DType dtype, int64_t i) {
   if (dtype == DType::f32) return static_cast<const float*>(data)[i];
+  if (dtype == DType::i8) return static_cast<const int8_t*>(data)[i];
   const uint16_t bits = static_cast<const uint16_t*>(data)[i];
   return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 
+// i8: `value` lies in [-127, 127]; rounds half away from zero.
 inline void store_element(void* data, DType dtype, int64_t i, float value) {
   if (dtype == DType::f32) {
     static_cast<float*>(data)[i] = value;
+  } else if (dtype == DType::i8) {
+    static_cast<int8_t*>(data)[i] = static_cast<int8_t>(value < 0 ? value - 0.5f : value + 0.5f);
   } else {
     static_cast<uint16_t*>(data)[i] = dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
   }

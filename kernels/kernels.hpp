@@ -86,16 +86,44 @@ struct MatvecArgs {
   int64_t out_stride;
 };
 
+// out[i] = row_scales[i] * the signs of row i, expanded. One bit: +1 or -1 per dimension; two bits: the first plane's
+// sign + half the second plane's (-1.5, -0.5, 0.5, 1.5). A row is `bits` planes of (dim + 7) / 8 bytes, dimension c in
+// bit c % 8 of byte c / 8, set for +.
+struct UnpackSignsArgs {
+  const uint8_t* codes;  // [n_rows, bits * ((dim + 7) / 8)]
+  int64_t n_rows;
+  int64_t dim;
+  int bits;                 // 1 or 2
+  const float* row_scales;  // [n_rows]
+  float* out;               // [n_rows, dim]
+};
+
+// acc[i] += sum_j weights[i * weights_stride + j] * rows[j]
+struct WeightedSumArgs {
+  const float* weights;  // [n_queries, weights_stride]
+  int64_t weights_stride;
+  int64_t n_queries;
+  const float* rows;  // [n_rows, dim]
+  int64_t n_rows;
+  int64_t dim;
+  float* acc;  // [n_queries, dim]
+};
+
 struct Kernels {
   const char* isa;  // "scalar", "avx2", "avx512"
 
   void (*to_f32)(const void* in, DType dtype, int64_t n, float* out);
   void (*from_f32)(const float* in, int64_t n, DType dtype, void* out);
 
+  // out[i] = row_scales[i] * in[i], rows of dim.
+  void (*widen_i8)(const int8_t* in, const float* row_scales, int64_t n_rows, int64_t dim, float* out);
+  void (*unpack_signs)(const UnpackSignsArgs&);
+
   void (*scores)(const ScoresArgs&);
   // x[j] = exp(x[j] - max); returns sum_j weights[j] * x[j] (weights null: all one).
   float (*exp_sum)(float* x, int64_t n, float max, const float* weights);
   void (*attend)(const AttendArgs&);
+  void (*weighted_sum)(const WeightedSumArgs&);
   void (*assign)(const AssignArgs&);
 
   void (*matvec)(const MatvecArgs&);

@@ -16,7 +16,7 @@ struct MatmulArgs {
   int64_t n_rows;
   int64_t out_features;
   int64_t in_features;
-  float* out;           // [n_rows, out_stride]
+  float* out;  // [n_rows, out_stride]
   int64_t out_stride;
 };
 

@@ -27,7 +27,7 @@ Selection some_leaves(const HeadView& head) {
       append_range(selection.ranges, {leaves.first_row[i], leaves.first_row[i + 1]});
       selection.n_keys += leaves.n_rows(i);
     } else {
-      selection.dropped.push_back({static_cast<int32_t>(head.levels.size()) - 1, i});
+      selection.dropped.push_back({static_cast<int32_t>(head.levels.size()) - 1, i, leaves.n_rows(i)});
     }
   }
   return selection;
@@ -121,7 +121,7 @@ TEST_SUITE("context_attention") {
                  values = random_tensor({n, dim}, 3);
     const auto state_of = [&](int32_t begin, int32_t end) {
       AttentionState state(n_rows, dim);
-      const AttendWork work{queries, {{keys, values, {{begin, end}}, {}, {}}}};
+      const AttendWork work{queries, {{keys, values, {{begin, end}}, {}}}, {}};
       attend_parts({&work, 1}, kScale, {&state, 1});
       return state;
     };
@@ -142,7 +142,7 @@ TEST_SUITE("context_attention") {
     const Tensor queries = random_tensor({2, 8}, 1), keys = random_tensor({5, 8}, 2);
     AttentionState state(2, 8);
     CHECK(largest_difference(state.output(), std::vector<double>(16, 0.0)) == 0);
-    const AttendWork work{queries, {{keys, keys, {{0, 5}}, {}, {}}}};
+    const AttendWork work{queries, {{keys, keys, {{0, 5}}, {}}}, {}};
     attend_parts({&work, 1}, kScale, {&state, 1});
     const Tensor before = state.acc.clone();
     state.merge(AttentionState(2, 8));
@@ -161,7 +161,7 @@ TEST_SUITE("context_attention") {
     AttentionState state(1, 8);
     for (int32_t row : {2, 0, 1}) {
       AttentionState one(1, 8);
-      const AttendWork work{query, {{keys, values, {{row, row + 1}}, {}, {}}}};
+      const AttendWork work{query, {{keys, values, {{row, row + 1}}, {}}}, {}};
       attend_parts({&work, 1}, 1.0f, {&one, 1});
       state.merge(one);
     }
@@ -229,7 +229,9 @@ TEST_SUITE("context_attention") {
 
     // Coarse 0 and 2 dropped whole, leaves 3 and 10 below the others; dropped in no particular order.
     Selection selection;
-    selection.dropped = {{1, 10}, {0, 2}, {0, 0}, {1, 3}};
+    for (const auto& [level, cluster] : std::vector<std::pair<int32_t, int32_t>>{{1, 10}, {0, 2}, {0, 0}, {1, 3}}) {
+      selection.dropped.push_back({level, cluster, head.levels[static_cast<size_t>(level)].n_rows(cluster)});
+    }
     for (const int32_t leaf : {4, 5, 9, 11}) {
       append_range(selection.ranges,
                    {leaves.first_row[static_cast<size_t>(leaf)], leaves.first_row[static_cast<size_t>(leaf) + 1]});
@@ -356,7 +358,7 @@ TEST_SUITE("context_attention") {
     selection.ranges = {{10, 30}};
     selection.n_keys = 20;
     selection.n_scored = 7;
-    selection.dropped = {{0, 1}, {1, 2}, {1, 3}};
+    selection.dropped = {{0, 1, 30}, {1, 2, 20}, {1, 3, 10}};
     const Usage drop = usage_of(head, selection, Rest::drop);
     CHECK(drop.n_lookups == 1);
     CHECK(drop.keys_selected == 20);

@@ -76,9 +76,9 @@ TEST_SUITE("kv_index") {
       for (int l = 0; l < 2; ++l) writer.write_layer(l, made_index_layer(DType::bf16, l), {}, queries);
       CHECK(equal_tensors(writer.queries(1), queries));
       const auto resume = [&] {
-        KvIndexWriter(folder / "j", made_context(), DType::bf16, made_options(), {.resume = true}, {7, 3});
+        KvIndexWriter(folder / "j", made_context(), DType::bf16, made_options(), {.resume = true}, {7, -3});
       };
-      CHECK(contains(error_of(resume), "ascending"));
+      CHECK(contains(error_of(resume), "from 0"));
       writer.write_calibration(made_calibration());
       writer.finish();
     }
@@ -133,7 +133,7 @@ TEST_SUITE("kv_index") {
     };
     refused([](Calibration& c) { c.blocks.clear(); }, "block sizes");
     refused([](Calibration& c) { c.blocks[1].block_size = 1; }, "follows");
-    refused([](Calibration& c) { c.upper_keep = {}; }, "levels");
+    refused([](Calibration& c) { c.upper_keep = {}; }, "stages");
     refused([](Calibration& c) { c.upper_keep = {1.5}; }, "upper_keep");
     refused([](Calibration& c) { c.blocks[0].flat[1].thresholds.pop_back(); }, "thresholds");
     refused([](Calibration& c) { c.blocks[0].flat[1].thresholds[3] = NAN; }, "thresholds");

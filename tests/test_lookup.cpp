@@ -120,7 +120,7 @@ Tensor query_of(float x) {
 TEST_SUITE("lookup") {
   TEST_CASE("the score by hand: exp(0) and exp(log 3), sizes 2 and 1") {
     const Line line({0, std::log(3.0f)}, {2, 1});
-    const auto scores = cluster_scores(line.head(), query_of(1), 1, {});
+    const auto scores = stage_scores(line.head(), query_of(1), 1, {});
     CHECK(scores[0][0] == doctest::Approx(0.2));  // 1 / (2 * 1 + 1 * 3)
     CHECK(scores[0][1] == doctest::Approx(0.6));
   }
@@ -131,11 +131,11 @@ TEST_SUITE("lookup") {
       const HeadView head = layer.head(0);
       for (const int64_t n_rows : {1, 2, 33, 70}) {  // group size x query tokens, beyond one block of rows
         const Tensor queries = random_tensor({n_rows, 8}, 9);
-        const auto flat = cluster_scores(head, queries, kScale, {});
+        const auto flat = stage_scores(head, queries, kScale, {});
         std::vector<float> sorted = flat[0];
         std::sort(sorted.begin(), sorted.end());
         for (const float threshold : {-kInfinity, sorted[1], sorted[3]}) {
-          const auto scores = cluster_scores(head, queries, kScale, {threshold});
+          const auto scores = stage_scores(head, queries, kScale, {threshold});
           CHECK(scores[0] == flat[0]);
           std::vector<bool> dropped;
           for (const float s : scores[0]) dropped.push_back(s <= threshold);
@@ -152,7 +152,7 @@ TEST_SUITE("lookup") {
   TEST_CASE("without pruning the sum of N_i S_i is one at every level") {
     const IndexLayer layer = tree_of({{0, 3}, {0, 12}, {0, 40}});
     const HeadView head = layer.head(0);
-    const auto scores = cluster_scores(head, random_tensor({5, 8}, 9), kScale, {});
+    const auto scores = stage_scores(head, random_tensor({5, 8}, 9), kScale, {});
     CHECK(scores.size() == 3);
     for (size_t level = 0; level < 3; ++level) {
       double sum = 0;
@@ -167,7 +167,7 @@ TEST_SUITE("lookup") {
     const IndexLayer layer = tree_of({{0, 6}, {0, 40}});
     Tensor queries = random_tensor({3, 8}, 9);
     for (int64_t i = 0; i < queries.n_elements(); ++i) queries.f32()[i] *= 1e4f;
-    for (const auto& level : cluster_scores(layer.head(0), queries, kScale, {})) {
+    for (const auto& level : stage_scores(layer.head(0), queries, kScale, {})) {
       for (const float s : level) CHECK((s >= 0 && s <= 1));
     }
   }
@@ -179,8 +179,8 @@ TEST_SUITE("lookup") {
     for (int64_t row = 0; row < 7; ++row) {
       std::copy_n(queries.f32() + row * 8, 8, reversed.f32() + (6 - row) * 8);
     }
-    const auto a = cluster_scores(layer.head(0), queries, kScale, {});
-    const auto b = cluster_scores(layer.head(0), reversed, kScale, {});
+    const auto a = stage_scores(layer.head(0), queries, kScale, {});
+    const auto b = stage_scores(layer.head(0), reversed, kScale, {});
     for (size_t i = 0; i < a[1].size(); ++i) CHECK(a[1][i] == doctest::Approx(b[1][i]).epsilon(1e-5));
   }
 
@@ -202,7 +202,7 @@ TEST_SUITE("lookup") {
     const IndexLayer layer = tree_of({{0, 6}, {0, 40}});
     const HeadView head = layer.head(0);
     const Tensor queries = random_tensor({4, 8}, 9);
-    const auto scores = cluster_scores(head, queries, kScale, {});
+    const auto scores = stage_scores(head, queries, kScale, {});
     std::vector<float> sorted = scores[1];
     std::sort(sorted.begin(), sorted.end());
     Selection last = select(head, queries, {Rule::all});
@@ -223,11 +223,12 @@ TEST_SUITE("lookup") {
     const IndexLayer layer = tree_of({{0, 6}, {0, 40}});
     const HeadView head = layer.head(0);
     const Tensor queries = random_tensor({4, 8}, 9);
-    const auto coarse = cluster_scores(head, queries, kScale, {})[0];
+    const auto coarse = stage_scores(head, queries, kScale, {})[0];
     const float threshold = *std::min_element(coarse.begin(), coarse.end());
     const auto lowest = static_cast<size_t>(std::min_element(coarse.begin(), coarse.end()) - coarse.begin());
     const Selection selection = select(head, queries, {Rule::threshold, {threshold, -kInfinity}});
-    CHECK(selection.dropped == std::vector<DroppedCluster>{{0, static_cast<int32_t>(lowest)}});
+    CHECK(selection.dropped ==
+          std::vector<DroppedCluster>{{0, static_cast<int32_t>(lowest), head.levels[0].n_rows(int64_t(lowest))}});
     CHECK(selection.n_scored == head.levels[0].n_clusters());
     const Selection both = select(head, queries, {Rule::threshold, {threshold, 0}});
     CHECK(both.n_scored == head.levels[0].n_clusters() + head.levels[1].n_clusters() -
@@ -289,12 +290,12 @@ TEST_SUITE("lookup") {
       for (const Rule rule : {Rule::all, Rule::top_k}) {
         CHECK_THROWS_WITH_AS(select_clusters(head, broken, kScale, {rule}), doctest::Contains("not finite"), Error);
       }
-      CHECK_THROWS_WITH_AS(cluster_scores(head, broken, kScale, {}), doctest::Contains("not finite"), Error);
+      CHECK_THROWS_WITH_AS(stage_scores(head, broken, kScale, {}), doctest::Contains("not finite"), Error);
       CHECK_THROWS_AS(select_clusters(head, queries, bad, {}), Error);
     }
     Tensor overflowing = queries.clone();
     for (int64_t i = 0; i < overflowing.n_elements(); ++i) overflowing.f32()[i] = 3e38f;
-    CHECK_THROWS_WITH_AS(cluster_scores(head, overflowing, 100, {}), doctest::Contains("not finite"), Error);
+    CHECK_THROWS_WITH_AS(stage_scores(head, overflowing, 100, {}), doctest::Contains("not finite"), Error);
     CHECK_THROWS_AS(select_clusters(head, random_tensor({4, 7}, 9), kScale, {}), Error);
     CHECK_THROWS_AS(select_clusters(head, convert(queries, DType::f16), kScale, {}), Error);
     CHECK_THROWS_AS(select_clusters(head, Tensor(DType::f32, {0, 8}), kScale, {}), Error);
@@ -308,6 +309,6 @@ TEST_SUITE("lookup") {
                                       {Rule::top_k, {0, 0, 0}, 5}}) {
       CHECK_THROWS_AS(select_clusters(head, queries, kScale, rule), Error);
     }
-    CHECK_THROWS_AS(cluster_scores(tree_of({{0, 3}, {0, 12}, {0, 40}}).head(0), queries, kScale, {0}), Error);
+    CHECK_THROWS_AS(stage_scores(tree_of({{0, 3}, {0, 12}, {0, 40}}).head(0), queries, kScale, {0}), Error);
   }
 }

@@ -125,7 +125,7 @@ TEST_SUITE("policy") {
       if (find_policy(name).drops_clusters) check_covers(head, selection);
       return selection.n_keys;
     };
-    CHECK(policies().size() == 8);
+    CHECK(policies().size() == 9);
     CHECK(keys_of("dense", 0) == head.n_clustered());
     CHECK(keys_of("sparsity", 0) == head.n_clustered());
     CHECK(keys_of("threshold", 0) == head.n_clustered());
@@ -145,7 +145,7 @@ TEST_SUITE("policy") {
     const auto make = [&](const char* name, double value) {
       return make_policy(name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
     };
-    CHECK_THROWS_WITH_AS(make("quantum", 1), doctest::Contains("dense, sparsity, threshold, top-k, top-p, quest"),
+    CHECK_THROWS_WITH_AS(make("quantum", 1), doctest::Contains("dense, sparsity, threshold, top-k, top-p, budget"),
                          Error);
     CHECK_THROWS_AS(make("sparsity", 1), Error);
     CHECK_THROWS_AS(make("sparsity", -0.1), Error);

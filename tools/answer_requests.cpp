@@ -21,12 +21,12 @@ namespace {
 // A model loaded beside the index whose context it attends to.
 class Session {
  public:
-  Session(const AnswerOptions& o, const KvIndex& index, const Policy& policy, Rest rest)
+  Session(const AnswerOptions& o, const KvIndex& index, const Policy& policy, const PolicyOptions& policy_options)
       : model_(o.model),
         tokenizer_(model_.tokenizer()),
         transformer_(model_.config(), model_.weights(), parse_precision(o.precision)),
         view_(index.view()),
-        attention_(view_, policy, rest),
+        attention_(view_, policy, policy_options.rest_mode(), policy_options.query_block),
         dense_(view_, dense_policy(), Rest::drop),
         n_context_(index.context().n_tokens()) {
     const std::string found = model_.info().model_fingerprint;
@@ -246,7 +246,7 @@ int answer_requests(const AnswerOptions& given, const CommonOptions& common, con
 
   const std::set<std::string> answered = o.resume ? resume_answers(o.output) : std::set<std::string>{};
   const auto next_line = request_source(o);
-  Session session(o, index, policy, policy_options.rest_mode());
+  Session session(o, index, policy, policy_options);
   LineWriter writer(o.output, {o.force, o.resume});
   Run run(o, common, session);
   const auto start = std::chrono::steady_clock::now();

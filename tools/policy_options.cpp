@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "lib/attention/policy.hpp"
 #include "tools/tool.hpp"
@@ -11,12 +12,38 @@
 namespace squeeze {
 namespace {
 
+// "5%", "0.05", or bytes per token: the share is then known when the index is.
+double parse_budget(const std::string& text) {
+  const size_t unit = text.find_first_not_of("0123456789.");
+  const std::string suffix = unit == std::string::npos ? "" : text.substr(unit);
+  double value = 0;
+  if (!CLI::detail::lexical_cast(text.substr(0, unit), value) || !(value > 0)) {
+    fail_usage("--budget {}: expected a share such as 5% or bytes such as 64M", text);
+  }
+  if (suffix == "%") return value / 100;
+  if (suffix.empty() && value <= 1) return value;
+  const std::map<std::string, double> units = {{"", 1}, {"K", 1024.0}, {"M", 0x1p20}, {"G", 0x1p30}};
+  const auto found = units.find(suffix);
+  if (found == units.end()) fail_usage("--budget {}: expected a share such as 5% or bytes such as 64M", text);
+  return value * found->second;
+}
+
+// Above 1 a budget is in bytes of all layers and heads.
+NamedPolicy resolved(NamedPolicy policy, const KvIndex& index) {
+  if (policy.name != "budget" || policy.value <= 1) return policy;
+  const ModelInfo& model = index.context().model;
+  const double dense = 2.0 * static_cast<double>(size_of(index.dtype())) * model.head_dim * model.n_kv_heads *
+                       model.n_layers * static_cast<double>(index.context().n_tokens());
+  return {policy.name, std::min(1.0, policy.value / dense)};
+}
+
 NamedPolicy chosen(const PolicyOptions& o) {
   if (!o.policy.empty()) return parse_policy(o.policy);
   if (o.dense) return {"dense"};
   if (o.threshold >= 0) return {"threshold", o.threshold};
   if (o.top_k > 0) return {"top-k", static_cast<double>(o.top_k)};
   if (o.top_p > 0) return {"top-p", o.top_p};
+  if (!o.budget.empty()) return {"budget", parse_budget(o.budget)};
   return {"sparsity", o.sparsity};
 }
 
@@ -52,14 +79,9 @@ std::string policy_names() {
   return names;
 }
 
-void check_rest(const NamedPolicy& policy, Rest rest) {
-  if (rest == Rest::mean && !find_policy(policy.name).drops_clusters) {
-    fail_usage("--rest mean counts dropped clusters, but {} drops none; leave it out", policy.name);
-  }
-}
-
-Policy make_policy(const NamedPolicy& policy, const Calibration& calibration, float softmax_scale) {
-  return make_policy(policy.name, {policy.value, &calibration, softmax_scale});
+Policy make_policy(const NamedPolicy& policy, Rest rest, const KvIndex& index) {
+  const NamedPolicy own = resolved(policy, index);
+  return make_policy(own.name, {own.value, &index.calibration(), index.context().model.softmax_scale, rest});
 }
 
 std::string PolicyOptions::describe() const { return chosen(*this).describe(); }
@@ -78,19 +100,38 @@ void bind_policy(CLI::App& app, PolicyOptions& options) {
   rules->add_option("--top-p", options.top_p, "Best clusters up to this share of the estimated attention mass")
       ->check(CLI::Range(1e-6, 1.0))
       ->type_name("P");
+  rules
+      ->add_option("--budget", options.budget,
+                   "Read this share of the context's KV bytes, or bytes per token, index included")
+      ->type_name("5%|BYTES");
   rules->add_flag("--dense", options.dense, "Read everything");
   rules->add_option("--policy", options.policy, "Any policy by its name, baselines included: " + policy_names())
       ->type_name("NAME[:VALUE]");
   rules->require_option(0, 1);
-  app.add_option("--rest", options.rest, "Clusters that are not read: drop them, or count them at their means")
+  app.add_option("--rest", options.rest, "Keys that are not read: drop them, or count them at their clusters' means")
       ->check(CLI::IsMember({"drop", "mean"}))
+      ->capture_default_str();
+  app.add_option("--dense-layers", options.dense_layers, "Layers that read everything, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--query-block", options.query_block, "Prompt tokens that share a selection (0: a whole step)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
 }
 
-Policy make_policy(const PolicyOptions& options, const Calibration& calibration, float softmax_scale) {
-  const NamedPolicy choice = chosen(options);
-  check_rest(choice, options.rest_mode());
-  return make_policy(choice, calibration, softmax_scale);
+Rest rest_of(const std::string& policy, const std::string& rest) {
+  return rest == "mean" && find_policy(policy).drops_clusters ? Rest::mean : Rest::drop;
+}
+
+Rest PolicyOptions::rest_mode() const { return rest_of(chosen(*this).name, rest); }
+
+Policy make_policy(const PolicyOptions& options, const KvIndex& index) {
+  for (const int layer : options.dense_layers) {
+    if (layer >= index.context().model.n_layers) {
+      fail_usage("--dense-layers {}: {} has layers 0 to {}", layer, index.path(), index.context().model.n_layers - 1);
+    }
+  }
+  return with_dense_layers(make_policy(chosen(options), options.rest_mode(), index), options.dense_layers);
 }
 
 }  // namespace squeeze

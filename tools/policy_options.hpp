@@ -2,7 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "formats/kv_index.hpp"
 #include "lib/attention/context_attention.hpp"
 
 namespace CLI {
@@ -23,9 +25,9 @@ struct NamedPolicy {
 NamedPolicy parse_policy(const std::string& text);
 // "dense, sparsity:VALUE, ...": every policy there is, for help texts.
 std::string policy_names();
-// Throws (bad usage) if clusters are to be counted at their means, but the policy drops none.
-void check_rest(const NamedPolicy& policy, Rest rest);
-Policy make_policy(const NamedPolicy& policy, const Calibration& calibration, float softmax_scale);
+// rest: "drop" or "mean". A policy that drops no clusters has nothing to count at its mean.
+Rest rest_of(const std::string& policy, const std::string& rest);
+Policy make_policy(const NamedPolicy& policy, Rest rest, const KvIndex& index);
 
 struct PolicyOptions {
   std::string policy;  // NAME[:VALUE]; empty: not given
@@ -33,16 +35,19 @@ struct PolicyOptions {
   double threshold = -1;  // below 0: not given
   int64_t top_k = 0;      // 0: not given
   double top_p = 0;       // 0: not given
+  std::string budget;     // a share of the KV bytes, or bytes per token; empty: not given
   bool dense = false;
-  std::string rest = "drop";
+  std::string rest = "mean";
+  std::vector<int> dense_layers;
+  int64_t query_block = 8;
 
-  Rest rest_mode() const { return rest == "mean" ? Rest::mean : Rest::drop; }
+  Rest rest_mode() const;
   std::string describe() const;  // "sparsity 0.9", "dense", ...
 };
 
 void bind_policy(CLI::App& app, PolicyOptions& options);
 
 // The policy that the options name. Throws as parse_policy and check_rest do.
-Policy make_policy(const PolicyOptions& options, const Calibration& calibration, float softmax_scale);
+Policy make_policy(const PolicyOptions& options, const KvIndex& index);
 
 }  // namespace squeeze

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "formats/kv_index.hpp"
+#include "lib/index/sketch.hpp"
+#include "tools/calibration_queries.hpp"
 #include "tools/context_source.hpp"
 #include "tools/tool.hpp"
 
@@ -19,13 +22,21 @@ constexpr ToolText kText = {"squeeze-build", "Clusters the keys of a KV dump int
                             "  squeeze-build manual.kv.h5 -o manual.sqz.h5 --leaf 5% --coarse 1%\n"
                             "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5"};
 
+IndexOptions with_sketches(int bits) {
+  IndexOptions options;
+  options.sketch_bits = bits;
+  return options;
+}
+
 struct Options {
   CommonOptions common;
   SourceOptions source;
   std::string input, output;
-  std::string leaf = "5%", coarse = "1%", metric = "cosine";
-  IndexOptions index;
-  double coarse_keep = kDefaultUpperKeep;
+  std::string leaf = "2.5%", coarse = "auto", metric = "cosine", centroids = "int8", calibrate = "window";
+  std::string gqa_select = "group-mean";
+  std::vector<std::string> levels;
+  IndexOptions index = with_sketches(1);
+  double coarse_keep = 0, sketch_keep = kDefaultSketchKeep;
   bool resume = false, force = false, dry_run = false, json = false;
 };
 
@@ -34,13 +45,33 @@ void bind(CLI::App& app, Options& o) {
   bind_source(app, o.source);
   app.add_option("-o,--output", o.output, "The index to write")->type_name("OUT.sqz.h5")->required();
   app.add_option("--leaf", o.leaf, "Leaf clusters, as a share of the context or a number")
-      ->type_name("5%|COUNT")
+      ->type_name("2.5%|COUNT")
       ->capture_default_str();
-  app.add_option("--coarse", o.coarse, "Coarse clusters above them, or none")
-      ->type_name("1%|COUNT|none")
+  app.add_option("--coarse", o.coarse, "Coarse clusters above them; auto: as many levels as keep lookups short")
+      ->type_name("auto|none|1%|COUNT")
       ->capture_default_str();
-  app.add_option("--coarse-keep", o.coarse_keep, "Share of the keys that the coarse level lets through when it prunes")
+  app.add_option("--levels", o.levels, "All levels, coarsest first, instead of --coarse and --leaf: 0.1%,1%,5%")
+      ->delimiter(',')
+      ->type_name("SHARE,...");
+  app.add_option("--coarse-keep", o.coarse_keep,
+                 "Share of what reaches it that a coarse level lets through when it prunes (default: 0.75; with "
+                 "--coarse auto, less where clusters are many)")
+      ->check(CLI::Range(0.01, 1.0));
+  app.add_option("--centroids", o.centroids, "Storage of centroids and value means: int8, or the type of the keys")
+      ->check(CLI::IsMember({"int8", "keys"}))
+      ->capture_default_str();
+  app.add_option("--sketch", o.index.sketch_bits, "Bits per key and dimension that tell a cluster's keys apart")
+      ->check(CLI::Range(0, 2))
+      ->capture_default_str();
+  app.add_option("--sketch-keep", o.sketch_keep, "Share of the keys whose sketches are read (all rules but --budget)")
       ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  app.add_option("--gqa-select", o.gqa_select, "How the query heads of a KV head choose together")
+      ->check(CLI::IsMember({"group-mean", "group-max", "per-head"}))
+      ->capture_default_str();
+  app.add_option("--calibrate", o.calibrate,
+                 "Queries that calibrate: the last window, or probe questions (the first N)")
+      ->type_name("window|probes[:N]")
       ->capture_default_str();
   app.add_option("--sinks", o.index.n_sinks, "First tokens that are always attended")
       ->check(CLI::Range(0, 1 << 20))
@@ -72,12 +103,37 @@ ClusterCount parse_count(const std::string& text, const std::string& option) {
   return {share, 0};
 }
 
-IndexOptions index_options(const Options& o) {
+IndexOptions index_options(const Options& o, int64_t n_tokens) {
   IndexOptions options = o.index;
-  if (o.coarse != "none") options.levels.push_back(parse_count(o.coarse, "--coarse"));
-  options.levels.push_back(parse_count(o.leaf, "--leaf"));
+  for (const std::string& level : o.levels) options.levels.push_back(parse_count(level, "--levels"));
+  if (o.levels.empty()) {
+    const ClusterCount leaf = parse_count(o.leaf, "--leaf");
+    if (o.coarse == "auto") {
+      options.levels = levels_above(leaf, n_tokens);
+    } else if (o.coarse != "none") {
+      options.levels.push_back(parse_count(o.coarse, "--coarse"));
+    }
+    options.levels.push_back(leaf);
+  }
   options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
+  options.quantise_centroids = o.centroids == "int8";
   return options;
+}
+
+// What each stage above the last lets through.
+std::vector<double> upper_keep(const Options& o, const IndexOptions& options, int64_t n_tokens) {
+  std::vector<double> keep;
+  if (o.coarse_keep > 0) {
+    for (size_t i = 1; i < options.levels.size(); ++i) keep.push_back(std::pow(o.coarse_keep, double(i)));
+  } else {
+    keep = default_upper_keep(options, n_tokens);
+  }
+  if (options.sketch_bits > 0) keep.push_back(std::min(o.sketch_keep, keep.empty() ? 1.0 : keep.back()));
+  return keep;
+}
+
+GqaSelect parse_gqa(const std::string& name) {
+  return name == "group-max" ? GqaSelect::group_max : name == "per-head" ? GqaSelect::per_head : GqaSelect::group_mean;
 }
 
 struct LayerRow {
@@ -147,11 +203,25 @@ void print_summary(const Options& o, const Context& context, DType dtype, const 
   fmt::print("{}\n", summary.dump());
 }
 
-void calibrate_index(KvIndexWriter& writer, const Context& context, const Options& o) {
+// Where each question begins among the calibration queries: where positions do not ascend.
+std::vector<int64_t> first_queries(std::span<const int32_t> positions) {
+  std::vector<int64_t> first;
+  for (size_t i = 0; i < positions.size(); ++i) {
+    if (i == 0 || positions[i] <= positions[i - 1]) first.push_back(static_cast<int64_t>(i));
+  }
+  return first;
+}
+
+void calibrate_index(KvIndexWriter& writer, const Context& context, const Options& o,
+                     std::span<const int32_t> positions) {
   CalibrationOptions options;
   options.softmax_scale = context.model.softmax_scale;
-  options.upper_keep.assign(index_options(o).levels.size() - 1, o.coarse_keep);
-  const auto load = [&](int layer) { return CalibrationLayer{writer.layer(layer), writer.queries(layer)}; };
+  options.upper_keep = upper_keep(o, index_options(o, context.n_tokens()), context.n_tokens());
+  options.source = parse_calibration(o.calibrate).probes ? "probes" : "window";
+  options.gqa = parse_gqa(o.gqa_select);
+  const auto load = [&](int layer) {
+    return CalibrationLayer{writer.layer(layer), writer.queries(layer), first_queries(positions)};
+  };
   writer.write_calibration(calibrate(context.model.n_layers, load, options));
 }
 
@@ -162,19 +232,23 @@ class Build {
       : o_(o),
         context_(context),
         dtype_(dtype),
-        options_(index_options(o)),
-        n_kept_queries_(std::ssize(query_positions)),
-        writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions) {
+        options_(index_options(o, context.n_tokens())),
+        query_positions_(std::move(query_positions)),
+        writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions_) {
     if (writer_.n_layers_done() > 0) note(o.common, fmt::format("resuming after layer {}", writer_.n_layers_done()));
     print_header(o);
   }
   KvIndexWriter& writer() { return writer_; }
 
-  // Queries that do not see every clustered token (a dump's window may be longer than the index's) are left out.
-  void add(int layer, const KvLayerView& kv, TensorView hidden) {
+  // probes: their queries, [n_query_heads, n, head_dim] each; taken if they calibrate. Of the window's queries those
+  // that do not see every clustered token (a dump's window may be longer than the index's) are left out.
+  void add(int layer, const KvLayerView& kv, std::vector<TensorView> probes, TensorView hidden) {
     const auto start = Clock::now();
+    const CalibrationChoice choice = parse_calibration(o_.calibrate);
     const int64_t n_queries = kv.queries.size(1);
-    const Tensor queries = slice_dim1(kv.queries, n_queries - n_kept_queries_, n_queries);
+    if (choice.n_probes > 0) probes.resize(std::min(probes.size(), static_cast<size_t>(choice.n_probes)));
+    const Tensor queries = choice.probes ? joined_dim1(probes)
+                                         : slice_dim1(kv.queries, n_queries - std::ssize(query_positions_), n_queries);
     const IndexLayer index = clustered(layer, kv);
     writer_.write_layer(layer, index, hidden, queries);
     rows_.push_back(summarise(layer, index, std::chrono::duration<double>(Clock::now() - start).count()));
@@ -190,7 +264,7 @@ class Build {
   }
 
   void finish() {
-    calibrate_index(writer_, context_, o_);
+    calibrate_index(writer_, context_, o_, query_positions_);
     writer_.finish();
     print_summary(o_, context_, dtype_, rows_, std::chrono::duration<double>(Clock::now() - start_).count());
   }
@@ -201,17 +275,25 @@ class Build {
   const Context& context_;
   DType dtype_;
   IndexOptions options_;
-  int64_t n_kept_queries_;
+  std::vector<int32_t> query_positions_;
   KvIndexWriter writer_;
   std::vector<LayerRow> rows_;
 };
 
-// Bytes of keys, values, centroids and value means; of the file up to the tables around them.
+// Bytes of keys, values, centroids, value means and sketches; of the file up to the tables around them.
 int dry_run(const Options& o, const Context& context, DType dtype, int64_t prefill_memory) {
   const int64_t cache = cache_bytes(context, dtype);
-  int64_t clusters = 0;
-  for (const ClusterCount& level : index_options(o).levels) clusters += level.of(context.n_tokens());
-  const double share = 1 + double(clusters) / double(context.n_tokens());
+  const IndexOptions options = index_options(o, context.n_tokens());
+  const auto head_dim = double(context.model.head_dim);
+  const double row_bytes = head_dim * double(size_of(dtype));
+  double extra = 0;  // per KV head
+  for (const ClusterCount& level : options.levels) {
+    extra += 2 * double(level.of(context.n_tokens())) * (options.quantise_centroids ? head_dim + 4 : row_bytes);
+  }
+  if (options.sketch_bits > 0) {
+    extra += double(context.n_tokens()) * double(sketch_bytes(options.sketch_bits, context.model.head_dim));
+  }
+  const double share = 1 + extra / (2 * row_bytes * double(context.n_tokens()));
   const double layer = double(cache) / context.model.n_layers;
   const double memory = 2 * layer * share + double(prefill_memory);
   if (o.json) {
@@ -232,35 +314,45 @@ int dry_run(const Options& o, const Context& context, DType dtype, int64_t prefi
 int build_from_dump(const Options& o) {
   const KvDump dump(o.input);
   const Context& context = dump.context();
-  check_options(index_options(o), context.n_tokens());
+  check_options(index_options(o, context.n_tokens()), context.n_tokens());
   if (o.dry_run) return dry_run(o, context, dump.dtype(), 0);
-  const std::span<const int32_t> positions = dump.query_positions();
-  const auto first = std::lower_bound(positions.begin(), positions.end(), context.n_tokens() - o.index.n_window);
-  if (first == positions.end()) {
-    fail("{}: none of its queries lies in the last {} tokens (--window); dump again with a larger --window", o.input,
-         o.index.n_window);
-  }
-  Build build(o, context, dump.dtype(), {first, positions.end()});
+  const CalibrationChoice choice = parse_calibration(o.calibrate);
+  std::vector<int64_t> probe_lengths;
+  for (int i = 0; i < dump.n_probes(); ++i) probe_lengths.push_back(std::ssize(dump.probe_tokens(i)));
+  Build build(o, context, dump.dtype(),
+              choice.probes ? probe_positions(o.input, probe_lengths, context.n_tokens(), choice)
+                            : window_positions(o.input, dump.query_positions(), context.n_tokens(), o.index.n_window));
   const Progress progress = terminal_progress(o.common.quiet, "layers");
   for (int layer = build.writer().n_layers_done(); layer < context.model.n_layers; ++layer) {
     progress({fmt::format("layer {}/{}", layer + 1, context.model.n_layers), layer, context.model.n_layers});
-    build.add(layer, dump.layer(layer), {});
+    std::vector<TensorView> probes;
+    for (int i = 0; i < dump.n_probes(); ++i) probes.push_back(dump.probe_layer(i, layer).queries);
+    build.add(layer, dump.layer(layer), std::move(probes), {});
   }
   build.finish();
   return 0;
 }
 
 int build_from_text(const Options& o) {
+  const CalibrationChoice choice = parse_calibration(o.calibrate);
   SourceOptions source_options = o.source;
   source_options.window = o.index.n_window;
+  if (!choice.probes) source_options.probes.clear();
   ContextSource source(source_options);
-  check_options(index_options(o), source.context().n_tokens());
+  check_options(index_options(o, source.context().n_tokens()), source.context().n_tokens());
   if (o.dry_run) return dry_run(o, source.context(), source.dtype(), source.memory_bytes());
-  Build build(o, source.context(), source.dtype(), source.query_positions());
+  std::vector<int64_t> probe_lengths;
+  for (const auto& probe : source.probes()) probe_lengths.push_back(std::ssize(probe));
+  Build build(o, source.context(), source.dtype(),
+              choice.probes ? probe_positions(o.source.model, probe_lengths, source.context().n_tokens(), choice)
+                            : source.query_positions());
   source.run(
       build.writer().n_layers_done(), build.writer().hidden(),
       [&](const PrefilledLayer& layer) {
-        build.add(layer.layer, {layer.context.keys, layer.context.values, layer.context.queries}, layer.hidden);
+        std::vector<TensorView> probes;
+        for (const KvLayer& probe : layer.probes) probes.push_back(probe.queries);
+        build.add(layer.layer, {layer.context.keys, layer.context.values, layer.context.queries}, std::move(probes),
+                  layer.hidden);
       },
       terminal_progress(o.common.quiet, "tokens"));
   build.finish();

@@ -16,7 +16,7 @@ constexpr ToolText kText = {"squeeze-inspect",
 
 struct Options {
   CommonOptions common;
-  std::string file, queries, rest = "drop";
+  std::string file, queries, rest = "mean";
   std::vector<double> sparsity = {0.5, 0.7, 0.8, 0.9, 0.95};
   std::vector<std::string> policies;
   int64_t block_size = 1;
@@ -51,12 +51,9 @@ void bind(CLI::App& app, Options& o) {
   app.add_flag("--csv", o.csv, "Print a line per target, layer and KV head")->excludes(json);
 }
 
-std::vector<NamedPolicy> chosen_policies(const Options& o, Rest rest) {
+std::vector<NamedPolicy> chosen_policies(const Options& o) {
   std::vector<NamedPolicy> chosen;
-  for (const std::string& policy : o.policies) {
-    chosen.push_back(parse_policy(policy));
-    check_rest(chosen.back(), rest);
-  }
+  for (const std::string& policy : o.policies) chosen.push_back(parse_policy(policy));
   if (chosen.empty()) {
     for (const double sparsity : o.sparsity) chosen.push_back({"sparsity", sparsity});
   }
@@ -64,16 +61,15 @@ std::vector<NamedPolicy> chosen_policies(const Options& o, Rest rest) {
 }
 
 int replay(const Options& o) {
-  const Rest rest = o.rest == "mean" ? Rest::mean : Rest::drop;
-  const std::vector<NamedPolicy> chosen = chosen_policies(o, rest);
+  const std::vector<NamedPolicy> chosen = chosen_policies(o);
   const KvIndex index(o.file);
   const KvDump dump(o.queries);
   check_same_context(index, dump);
   const ReplaySource source{index, dump, o.probes, o.block_size};
   std::vector<ReplayTarget> targets;
   for (const NamedPolicy& named : chosen) {
-    const Policy policy = make_policy(named, index.calibration(), index.context().model.softmax_scale);
-    targets.push_back({named, replay_heads(source, policy, rest), {}});
+    const Rest rest = rest_of(named.name, o.rest);
+    targets.push_back({named, replay_heads(source, make_policy(named, rest, index), rest), {}});
     targets.back().total = pooled(targets.back().layers);
   }
   if (o.json) {

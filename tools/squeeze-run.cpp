@@ -41,8 +41,7 @@ void bind(CLI::App& app, Options& o) {
 int replay_queries(const Options& o, const KvIndex& index) {
   const KvDump dump(o.queries);
   check_same_context(index, dump);
-  const float scale = index.context().model.softmax_scale;
-  const Policy policy = make_policy(o.policy, index.calibration(), scale);
+  const Policy policy = make_policy(o.policy, index);
   const ReplaySource source{index, dump};
   const ReplayTimes times = time_replay(source, policy, o.policy.rest_mode());
   const HeadMetrics total = pooled(replay_heads(source, policy, o.policy.rest_mode()));
@@ -75,7 +74,7 @@ int run(const Options& o) {
   }
   const KvIndex index(o.index);
   if (!o.queries.empty()) return replay_queries(o, index);
-  const Policy policy = make_policy(o.policy, index.calibration(), index.context().model.softmax_scale);
+  const Policy policy = make_policy(o.policy, index);
   return answer_requests(o.answers, o.common, index, policy, o.policy);
 }
 

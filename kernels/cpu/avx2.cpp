@@ -3,11 +3,13 @@
 #include "kernels/cpu/simd/attend_many.hpp"
 #include "kernels/cpu/simd/dot.hpp"
 #include "kernels/cpu/simd/elementwise.hpp"
+#include "kernels/cpu/simd/sketch.hpp"
+#include "kernels/cpu/simd/weighted_sum.hpp"
 #include "kernels/cpu/tables.hpp"
 
 namespace squeeze {
 
-extern const Kernels kAvx2Kernels = {"avx2", to_f32, from_f32, scores, exp_sum, attend,
-                                     assign, matvec, rms_norm, rope,   swiglu};
+extern const Kernels kAvx2Kernels = {"avx2", to_f32,       from_f32, widen_i8, unpack_signs, scores, exp_sum,
+                                     attend, weighted_sum, assign,   matvec,   rms_norm,     rope,   swiglu};
 
 }  // namespace squeeze

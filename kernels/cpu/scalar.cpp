@@ -14,6 +14,22 @@ void from_f32(const float* in, int64_t n, DType dtype, void* out) {
   for (int64_t i = 0; i < n; ++i) store_element(out, dtype, i, in[i]);
 }
 
+void widen_i8(const int8_t* in, const float* row_scales, int64_t n_rows, int64_t dim, float* out) {
+  for (int64_t i = 0; i < n_rows * dim; ++i) out[i] = row_scales[i / dim] * static_cast<float>(in[i]);
+}
+
+void unpack_signs(const UnpackSignsArgs& a) {
+  const int64_t plane = (a.dim + 7) / 8;
+  for (int64_t i = 0; i < a.n_rows; ++i) {
+    for (int64_t c = 0; c < a.dim; ++c) {
+      const uint8_t* byte = a.codes + i * a.bits * plane + c / 8;
+      float level = (*byte >> (c % 8)) & 1 ? 1.0f : -1.0f;
+      if (a.bits == 2) level += (byte[plane] >> (c % 8)) & 1 ? 0.5f : -0.5f;
+      a.out[i * a.dim + c] = a.row_scales[i] * level;
+    }
+  }
+}
+
 double dot(const float* x, const void* rows, DType dtype, int64_t row, int64_t dim) {
   double sum = 0;
   for (int64_t c = 0; c < dim; ++c) sum += double{x[c]} * double{load_element(rows, dtype, row * dim + c)};
@@ -66,6 +82,18 @@ void attend(const AttendArgs& a) {
   }
 }
 
+void weighted_sum(const WeightedSumArgs& a) {
+  for (int64_t i = 0; i < a.n_queries; ++i) {
+    for (int64_t c = 0; c < a.dim; ++c) {
+      double sum = a.acc[i * a.dim + c];
+      for (int64_t j = 0; j < a.n_rows; ++j) {
+        sum += double{a.weights[i * a.weights_stride + j]} * double{a.rows[j * a.dim + c]};
+      }
+      a.acc[i * a.dim + c] = static_cast<float>(sum);
+    }
+  }
+}
+
 void assign(const AssignArgs& a) {
   for (int64_t i = 0; i < a.n_points; ++i) {
     a.nearest[i] = -1;
@@ -113,7 +141,7 @@ void swiglu(const float* gate, const float* up, int64_t n, float* out) {
 
 }  // namespace
 
-const Kernels kScalarKernels = {"scalar", to_f32, from_f32, scores,   exp_sum, attend,
-                                assign,   matvec, rms_norm, rope, swiglu};
+const Kernels kScalarKernels = {"scalar", to_f32,       from_f32, widen_i8, unpack_signs, scores, exp_sum,
+                                attend,   weighted_sum, assign,   matvec,   rms_norm,     rope,   swiglu};
 
 }  // namespace squeeze

@@ -25,15 +25,23 @@ Tensor gather_queries(TensorView queries, int kv_head, int group_size) {
   return out;
 }
 
-void scatter_output(TensorView rows, int kv_head, int group_size, Tensor& out) {
+// The output rows [n * group_size, head_dim] of the tokens from first_token on.
+void scatter_output(TensorView rows, int kv_head, int group_size, int64_t first_token, Tensor& out) {
   const int64_t row = group_size * out.size(2);
   const int64_t stride = out.size(1) * out.size(2);
-  for (int64_t t = 0; t < out.size(0); ++t) {
-    std::memcpy(out.f32() + t * stride + kv_head * row, rows.f32() + t * row, static_cast<size_t>(row) * sizeof(float));
+  for (int64_t t = 0; t < rows.size(0) / group_size; ++t) {
+    std::memcpy(out.f32() + (first_token + t) * stride + kv_head * row, rows.f32() + t * row,
+                static_cast<size_t>(row) * sizeof(float));
   }
 }
 
 }  // namespace
+
+struct ContextAttention::Block {
+  int kv_head;
+  int64_t begin, end;  // tokens of the call
+  TensorView queries;  // f32 [(end - begin) * group_size, head_dim]
+};
 
 // The keys and values after the context, of one layer: [n_kv_heads, capacity, head_dim], the first n_tokens filled.
 struct ContextAttention::Tail {
@@ -42,7 +50,7 @@ struct ContextAttention::Tail {
   int64_t n_tokens = 0;
 
   void append(TensorView new_keys, TensorView new_values, DType dtype);
-  AttendPart part(int kv_head, int64_t n_new, int group_size) const;
+  AttendPart part(const Block& block, int64_t n_new, int group_size) const;
 };
 
 namespace {
@@ -73,17 +81,23 @@ void ContextAttention::Tail::append(TensorView new_keys, TensorView new_values, 
   n_tokens = needed;
 }
 
-// The last n_new tokens are the queries' own: each sees the tail up to itself.
-AttendPart ContextAttention::Tail::part(int kv_head, int64_t n_new, int group_size) const {
-  AttendPart part{keys[kv_head], values[kv_head], {{0, static_cast<int32_t>(n_tokens)}}, {}, {}};
-  for (int64_t t = n_tokens - n_new; t < n_tokens; ++t) {
-    part.visible.insert(part.visible.end(), static_cast<size_t>(group_size), t + 1);
+// The last n_new tokens are the call's own: a token sees the tail up to itself.
+AttendPart ContextAttention::Tail::part(const Block& block, int64_t n_new, int group_size) const {
+  const int64_t n_before = n_tokens - n_new;
+  AttendPart part{keys[block.kv_head], values[block.kv_head], {{0, static_cast<int32_t>(n_before + block.end)}}, {}};
+  for (int64_t t = block.begin; t < block.end; ++t) {
+    part.visible.insert(part.visible.end(), static_cast<size_t>(group_size), n_before + t + 1);
   }
   return part;
 }
 
-ContextAttention::ContextAttention(const ContextView& context, Policy policy, Rest rest)
-    : context_(context), policy_(std::move(policy)), rest_(rest), tails_(context.layers.size()) {
+ContextAttention::ContextAttention(const ContextView& context, Policy policy, Rest rest, int64_t query_block)
+    : context_(context),
+      policy_(std::move(policy)),
+      rest_(rest),
+      query_block_(query_block),
+      tails_(context.layers.size()) {
+  if (query_block < 0) fail("the query block must not be negative, found {}", query_block);
   const ModelInfo& model = context.model;
   if (model.n_layers < 1 || model.n_kv_heads < 1 || model.n_query_heads % model.n_kv_heads != 0 ||
       static_cast<int>(context.layers.size()) != model.n_layers) {
@@ -133,33 +147,50 @@ void ContextAttention::check(const AttentionInput& input) const {
   }
 }
 
-std::vector<Selection> ContextAttention::look_up(int layer, const std::vector<Tensor>& queries, int64_t n_tokens) {
+std::vector<ContextAttention::Block> ContextAttention::blocks_of(const std::vector<Tensor>& queries,
+                                                                 int64_t n_tokens) const {
+  const int64_t step = query_block_ > 0 ? query_block_ : n_tokens;
+  const int64_t group_size = context_.model.group_size();
+  std::vector<Block> blocks;
+  for (int64_t begin = 0; begin < n_tokens; begin += step) {
+    const int64_t end = std::min(n_tokens, begin + step);
+    for (int head = 0; head < context_.model.n_kv_heads; ++head) {
+      const TensorView rows = queries[static_cast<size_t>(head)];
+      blocks.push_back({head, begin, end, rows.slice(begin * group_size, end * group_size)});
+    }
+  }
+  return blocks;
+}
+
+std::vector<Selection> ContextAttention::look_up(int layer, const std::vector<Block>& blocks) {
   const std::vector<HeadView>& heads = context_.layers[static_cast<size_t>(layer)];
-  std::vector<Selection> selections(heads.size());
-  parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t h) {
-    const auto i = static_cast<size_t>(h);
-    selections[i] = policy_(layer, static_cast<int>(h), heads[i], queries[i], n_tokens);
+  std::vector<Selection> selections(blocks.size());
+  parallel_for(std::ssize(blocks), [&](int64_t i) {
+    const Block& block = blocks[static_cast<size_t>(i)];
+    selections[static_cast<size_t>(i)] = policy_(layer, block.kv_head, heads[static_cast<size_t>(block.kv_head)],
+                                                 block.queries, block.end - block.begin);
   });
-  for (size_t i = 0; i < heads.size(); ++i) usage_.add(usage_of(heads[i], selections[i], rest_));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    usage_.add(usage_of(heads[static_cast<size_t>(blocks[i].kv_head)], selections[i], rest_));
+  }
   return selections;
 }
 
-std::vector<AttendWork> ContextAttention::plan(int layer, const std::vector<Tensor>& queries,
+std::vector<AttendWork> ContextAttention::plan(int layer, const std::vector<Block>& blocks,
                                                const std::vector<Selection>& selections, int64_t n_tokens) const {
   const std::vector<HeadView>& heads = context_.layers[static_cast<size_t>(layer)];
-  std::vector<AttendWork> work(heads.size());
-  parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t h) {
-    const auto i = static_cast<size_t>(h);
-    work[i] = {queries[i], context_parts(heads[i], selections[i], rest_, {})};
-    work[i].parts.push_back(
-        tails_[static_cast<size_t>(layer)].part(static_cast<int>(h), n_tokens, context_.model.group_size()));
+  std::vector<AttendWork> work(blocks.size());
+  parallel_for(std::ssize(blocks), [&](int64_t b) {
+    const auto i = static_cast<size_t>(b);
+    work[i] = context_work(heads[static_cast<size_t>(blocks[i].kv_head)], selections[i], rest_, blocks[i].queries,
+                           context_.model.softmax_scale, {});
+    work[i].parts.push_back(tails_[static_cast<size_t>(layer)].part(blocks[i], n_tokens, context_.model.group_size()));
   });
   return work;
 }
 
 Tensor ContextAttention::attend(const AttentionInput& input) {
   check(input);
-  const int n_heads = context_.model.n_kv_heads;
   const int group_size = context_.model.group_size();
   const int64_t n = input.queries.size(0);
   Tensor out(DType::f32, input.queries.shape());
@@ -167,16 +198,19 @@ Tensor ContextAttention::attend(const AttentionInput& input) {
 
   const auto lookup_start = std::chrono::steady_clock::now();
   std::vector<Tensor> queries;
-  for (int h = 0; h < n_heads; ++h) queries.push_back(gather_queries(input.queries, h, group_size));
-  const std::vector<Selection> selections = look_up(input.layer, queries, n);
+  for (int h = 0; h < context_.model.n_kv_heads; ++h) queries.push_back(gather_queries(input.queries, h, group_size));
+  const std::vector<Block> blocks = blocks_of(queries, n);
+  const std::vector<Selection> selections = look_up(input.layer, blocks);
   usage_.lookup_ms += ms_since(lookup_start);
 
   const auto attention_start = std::chrono::steady_clock::now();
   tails_[static_cast<size_t>(input.layer)].append(input.keys, input.values, context_.layers[0][0].keys.dtype());
   std::vector<AttentionState> states;
-  for (int h = 0; h < n_heads; ++h) states.emplace_back(n * group_size, context_.model.head_dim);
-  attend_parts(plan(input.layer, queries, selections, n), context_.model.softmax_scale, states);
-  for (int h = 0; h < n_heads; ++h) scatter_output(states[static_cast<size_t>(h)].output(), h, group_size, out);
+  for (const Block& block : blocks) states.emplace_back(block.queries.size(0), context_.model.head_dim);
+  attend_parts(plan(input.layer, blocks, selections, n), context_.model.softmax_scale, states);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    scatter_output(states[i].output(), blocks[i].kv_head, group_size, blocks[i].begin, out);
+  }
   usage_.attention_ms += ms_since(attention_start);
   return out;
 }

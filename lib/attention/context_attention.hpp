@@ -20,9 +20,10 @@ struct ContextView {
 
 class ContextAttention final : public Attention {
  public:
-  // `context` outlives this. Each attend() call is one query block: one selection per KV head. The tail is kept in the
-  // dtype of the context's keys. Throws if the view's shapes do not fit its model.
-  ContextAttention(const ContextView& context, Policy policy, Rest rest);
+  // `context` outlives this. The tokens of an attend() call select in blocks of query_block tokens (0: all together),
+  // one selection per block and KV head. The tail is kept in the dtype of the context's keys. Throws if the view's
+  // shapes do not fit its model, or query_block is negative.
+  ContextAttention(const ContextView& context, Policy policy, Rest rest, int64_t query_block = 0);
   ~ContextAttention() override;
 
   // Throws if input.first_position is not the number of tokens in the context and the layer's tail.
@@ -34,13 +35,16 @@ class ContextAttention final : public Attention {
  private:
   struct Tail;
   void check(const AttentionInput& input) const;
-  std::vector<Selection> look_up(int layer, const std::vector<Tensor>& queries, int64_t n_tokens);
-  std::vector<AttendWork> plan(int layer, const std::vector<Tensor>& queries, const std::vector<Selection>& selections,
+  struct Block;  // query tokens of one KV head that share a selection
+  std::vector<Block> blocks_of(const std::vector<Tensor>& queries, int64_t n_tokens) const;
+  std::vector<Selection> look_up(int layer, const std::vector<Block>& blocks);
+  std::vector<AttendWork> plan(int layer, const std::vector<Block>& blocks, const std::vector<Selection>& selections,
                                int64_t n_tokens) const;
 
   const ContextView& context_;
   Policy policy_;
   Rest rest_;
+  int64_t query_block_;
   std::vector<Tail> tails_;  // one per layer
   Usage usage_;
 };

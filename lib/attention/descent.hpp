@@ -5,12 +5,13 @@
 #include <vector>
 
 #include "kernels/kernels.hpp"
+#include "lib/attention/block_scores.hpp"
 #include "lib/index/head_index.hpp"
 
 namespace squeeze {
 
-// Runs of consecutive clusters of one level, ascending, disjoint and merged where they touch.
-class ClusterRuns {
+// Runs of consecutive items (clusters of one level, rows), ascending, disjoint and merged where they touch.
+class ItemRuns {
  public:
   void add(int32_t begin, int32_t end) {
     size_ += end - begin;
@@ -21,10 +22,10 @@ class ClusterRuns {
     }
   }
   template <class Body>
-  void for_each(const Body& body) const {  // body(position in the runs, cluster)
+  void for_each(const Body& body) const {  // body(position in the runs, item)
     int64_t position = 0;
     for (const RowRange& run : runs_) {
-      for (int32_t cluster = run.begin; cluster < run.end; ++cluster) body(position++, cluster);
+      for (int32_t item = run.begin; item < run.end; ++item) body(position++, item);
     }
   }
   const std::vector<RowRange>& runs() const { return runs_; }
@@ -39,43 +40,49 @@ class ClusterRuns {
 // and queries outlive it.
 class Descent {
  public:
-  // queries: f32 [n_rows, head_dim]. Throws if the shapes do not fit or a query is not finite.
-  Descent(const HeadView& head, TensorView queries, float softmax_scale);
+  // queries: f32 [block.n_rows, head_dim]. Throws if the shapes do not fit or a query is not finite.
+  Descent(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block);
 
+  const HeadView& head() const { return head_; }
+  TensorView queries() const { return queries_; }
+  float scale() const { return scale_; }
+  const BlockShape& block() const { return block_; }
   const LevelView& level() const { return head_.levels[level_]; }
   int32_t level_number() const { return static_cast<int32_t>(level_); }
   bool at_leaves() const { return level_ + 1 == head_.levels.size(); }
-  const ClusterRuns& in_play() const { return in_play_; }
+  const ItemRuns& in_play() const { return in_play_; }
+  int64_t n_keys_in_play() const;
   int64_t n_scored() const { return n_scored_; }  // all levels so far
+  DroppedMass& dropped() { return dropped_; }
 
-  // Scores the clusters in play, in their order: the mean over the rows. Throws if a logit is not finite.
-  const std::vector<float>& score();
+  // Scores the clusters in play, in their order.
+  const BlockScores& score();
+  // After score(): the keys of each cluster in play, and the logits [n_rows, clusters in play].
+  const std::vector<float>& sizes() const { return sizes_; }
+  const std::vector<float>& logits() const { return logits_; }
 
   // Moves to the next level, all children in play.
   void descend();
-  // The same after score(), without the children of the clusters whose score is not above the threshold. Their mass
-  // stays in the denominators of the levels below.
-  void descend_above(float threshold);
+  // The same after score(), without the children of the clusters that are not kept: they join dropped().
+  void descend(const std::vector<char>& keep);
+  // Adds the clusters in play that are not kept to dropped().
+  void drop(const std::vector<char>& keep);
 
  private:
   void check_block() const;
-  void score_rows(int64_t begin, int64_t end);
-  void compute_logits(int64_t begin, int64_t end);
-  void drop_up_to(float threshold);
+  void compute_logits();
 
   const HeadView& head_;
   TensorView queries_;
   float scale_;
-  int64_t n_rows_;
+  BlockShape block_;
   size_t level_ = 0;
-  ClusterRuns in_play_;
+  ItemRuns in_play_;
   int64_t n_scored_ = 0;
-  std::vector<float> sizes_;        // N_i of the clusters in play
-  std::vector<float> scores_;       // of the clusters in play
-  std::vector<float> weights_;      // exp(logit - row_max), [rows held, clusters in play]
-  std::vector<float> row_max_;      // [n_rows]
-  std::vector<float> dropped_max_;  // [n_rows] the mass dropped so far is dropped_sum x exp(dropped_max)
-  std::vector<float> dropped_sum_;  // [n_rows]
+  std::vector<float> sizes_;
+  std::vector<float> logits_;
+  BlockScores scores_;
+  DroppedMass dropped_;
 };
 
 }  // namespace squeeze

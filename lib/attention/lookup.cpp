@@ -1,25 +1,34 @@
-// Selection: the descent through the levels, and the rules that keep or drop leaves.
+// Selection: the descent through the stages, and the rules that keep or drop at the last one.
 #include "lib/attention/lookup.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "lib/attention/descent.hpp"
+#include "lib/attention/key_stage.hpp"
+#include "lib/attention/usage.hpp"
 #include "lib/core/error.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kMaxSketched = 0.9;  // share of the keys in play whose sketches a byte budget reads
 
 void check_rule(const HeadView& head, const SelectionRule& rule) {
-  const size_t n_levels = head.levels.size();
+  const size_t n_stages = head.n_stages();
   const size_t n_thresholds = rule.thresholds.size();
   const bool by_threshold = rule.rule == Rule::threshold;
-  if (by_threshold ? n_thresholds != n_levels
-                   : (n_thresholds > n_levels || (n_thresholds && n_thresholds + 1 < n_levels))) {
-    fail("an index of {} levels needs as many thresholds, found {}", n_levels, n_thresholds);
+  if (by_threshold ? n_thresholds != n_stages
+                   : (n_thresholds > n_stages || (n_thresholds && n_thresholds + 1 < n_stages))) {
+    fail("an index of {} stages needs as many thresholds, found {}", n_stages, n_thresholds);
+  }
+  if (!rule.keep_keys.empty() && rule.keep_keys.size() + 1 != head.levels.size()) {
+    fail("an index of {} levels needs {} sizes to keep, found {}", head.levels.size(), head.levels.size() - 1,
+         rule.keep_keys.size());
   }
   for (const float t : rule.thresholds) {
     if (std::isnan(t)) fail("a score threshold must be a number, found NaN");
@@ -30,114 +39,185 @@ void check_rule(const HeadView& head, const SelectionRule& rule) {
   }
 }
 
-// Calls take(i) for the best leaves, score descending, until it returns false.
-template <class Take>
-void for_best(const std::vector<float>& scores, const Take& take) {
-  const auto worse = [&](int32_t a, int32_t b) {
-    const float x = scores[static_cast<size_t>(a)];
-    const float y = scores[static_cast<size_t>(b)];
-    return x < y || (x == y && a > b);
-  };
-  std::vector<int32_t> heap(scores.size());
-  for (size_t i = 0; i < heap.size(); ++i) heap[i] = static_cast<int32_t>(i);
-  std::make_heap(heap.begin(), heap.end(), worse);
-  while (!heap.empty() && take(static_cast<size_t>(heap.front()))) {
-    std::pop_heap(heap.begin(), heap.end(), worse);
-    heap.pop_back();
-  }
-}
-
-// Which of the scored leaves the rule keeps; sizes: N_i of the same leaves.
-std::vector<char> kept_leaves(const std::vector<float>& scores, const std::vector<int64_t>& sizes,
-                              const SelectionRule& rule) {
-  std::vector<char> keep(scores.size(), 0);
-  if (rule.rule == Rule::threshold) {
-    for (size_t i = 0; i < keep.size(); ++i) keep[i] = scores[i] > rule.thresholds.back();
-  } else if (rule.rule == Rule::top_k) {
-    int64_t n_keys = 0;
-    for_best(scores, [&](size_t i) {
-      const bool fits = n_keys + sizes[i] <= rule.top_k || (n_keys == 0 && rule.top_k > 0);
-      if (fits) keep[i] = 1;
-      n_keys += sizes[i];
-      return fits;
-    });
-  } else {
-    double mass = 0;
-    for_best(scores, [&](size_t i) {
-      if (mass >= rule.top_p) return false;
-      keep[i] = 1;
-      mass += static_cast<double>(sizes[i]) * double{scores[i]};
-      return true;
-    });
-  }
-  return keep;
-}
-
-bool keeps_every_leaf(const SelectionRule& rule) {
+bool keeps_everything(const SelectionRule& rule) {
   return rule.rule == Rule::all || (rule.rule == Rule::threshold && rule.thresholds.back() == -kInfinity) ||
          (rule.rule == Rule::top_p && rule.top_p >= 1);
 }
 
-void select_leaves(Descent& descent, const SelectionRule& rule, Selection& selection) {
-  const LevelView& leaves = descent.level();
-  std::vector<char> keep(static_cast<size_t>(descent.in_play().size()), 1);
-  if (!keeps_every_leaf(rule)) {
-    std::vector<int64_t> sizes;
-    descent.in_play().for_each([&](int64_t, int32_t leaf) { sizes.push_back(leaves.n_rows(leaf)); });
-    keep = kept_leaves(descent.score(), sizes, rule);
+float upper_threshold(const SelectionRule& rule, size_t stage) {
+  return rule.rule == Rule::all || rule.thresholds.empty() ? -kInfinity : rule.thresholds[stage];
+}
+
+// The scores of one stage, sizes as in block_scores.hpp.
+std::vector<char> kept(const BlockScores& scores, std::span<const float> sizes, const SelectionRule& rule) {
+  if (rule.rule == Rule::threshold) return keep_above(scores, rule.thresholds.back());
+  if (rule.rule == Rule::top_p) return keep_mass(scores, sizes, rule.top_p);
+  return keep_best(scores, sizes, rule.top_k, rule.rule == Rule::bytes);
+}
+
+// What a byte budget leaves, to be spent on sketches and keys.
+class Purse {
+ public:
+  Purse(const Descent& descent, const SelectionRule& rule, int64_t n_dropped) : head_(descent.head()) {
+    const LevelView& level = descent.level();
+    const int64_t index = descent.n_scored() * centroid_bytes(level);
+    const int64_t means = rule.rest == Rest::mean ? (n_dropped + descent.in_play().size()) * mean_bytes(level) : 0;
+    left_ = rule.bytes - static_cast<double>(pinned_bytes(head_) + index + means);
   }
-  ClusterRuns rows;
-  descent.in_play().for_each([&](int64_t i, int32_t leaf) {
-    if (keep[static_cast<size_t>(i)]) {
-      rows.add(leaves.first_row[leaf], leaves.first_row[leaf + 1]);
+  int64_t n_sketches(double share, int64_t n_keys) const {
+    const double wanted = share * left_ / static_cast<double>(sketch_bytes(head_.sketches.bits, head_.keys.size(1)));
+    return static_cast<int64_t>(std::clamp(wanted, 0.0, kMaxSketched * static_cast<double>(n_keys)));
+  }
+  void pay_sketches(int64_t n) {
+    left_ -= static_cast<double>(n * sketch_bytes(head_.sketches.bits, head_.keys.size(1)));
+  }
+  int64_t n_keys() const { return static_cast<int64_t>(std::max(0.0, left_ / static_cast<double>(kv_bytes(head_)))); }
+
+ private:
+  const HeadView& head_;
+  double left_;
+};
+
+// The upper levels, then the leaves, then the sketches.
+class Lookup {
+ public:
+  Lookup(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule)
+      : rule_(rule), descent_(head, queries, softmax_scale, {queries.size(0), rule.group}) {
+    check_rule(head, rule);
+  }
+
+  Selection run() {
+    while (!descent_.at_leaves()) prune_level();
+    if (descent_.head().sketches.bits > 0 && sketches_wanted()) {
+      select_keys();
     } else {
-      selection.dropped.push_back({descent.level_number(), leaf});
+      select_leaves();
     }
+    selection_.n_scored = descent_.n_scored();
+    descent_.dropped().move_to(selection_);
+    return std::move(selection_);
+  }
+
+ private:
+  void prune_level() {
+    const auto level = static_cast<size_t>(descent_.level_number());
+    if (rule_.rule != Rule::all && !rule_.keep_keys.empty()) {
+      if (rule_.keep_keys[level] >= descent_.n_keys_in_play()) return descent_.descend();
+      const BlockScores& scores = descent_.score();
+      return descend(keep_best(scores, descent_.sizes(), rule_.keep_keys[level]));
+    }
+    const float threshold = upper_threshold(rule_, level);
+    if (threshold == -kInfinity) return descent_.descend();
+    descend(keep_above(descent_.score(), threshold));
+  }
+
+  void descend(const std::vector<char>& keep) {
+    n_dropped_ += std::count(keep.begin(), keep.end(), char{0});
+    descent_.descend(keep);
+  }
+
+  // A leaf threshold of -infinity above the sketches: the last threshold is one of leaves.
+  bool sketches_wanted() const {
+    if (keeps_everything(rule_)) return false;
+    return rule_.rule == Rule::bytes || upper_threshold(rule_, descent_.head().levels.size() - 1) > -kInfinity;
+  }
+
+  void select_leaves() {
+    std::vector<char> keep(static_cast<size_t>(descent_.in_play().size()), 1);
+    if (!keeps_everything(rule_)) {
+      const BlockScores& scores = descent_.score();
+      SelectionRule rule = rule_;
+      if (rule_.rule == Rule::bytes) rule.top_k = Purse(descent_, rule_, n_dropped_).n_keys();
+      keep = kept(scores, descent_.sizes(), rule);
+      descent_.drop(keep);
+    }
+    const LevelView& leaves = descent_.level();
+    ItemRuns rows;
+    descent_.in_play().for_each([&](int64_t i, int32_t leaf) {
+      if (keep[static_cast<size_t>(i)]) rows.add(leaves.first_row[leaf], leaves.first_row[leaf + 1]);
+    });
+    take(rows);
+  }
+
+  void select_keys() {
+    const BlockScores& scores = descent_.score();
+    const HeadView& head = descent_.head();
+    SelectionRule rule = rule_;
+    std::vector<char> keep_leaf;
+    std::optional<Purse> purse;
+    if (rule_.rule == Rule::bytes) {
+      purse.emplace(descent_, rule_, n_dropped_);
+      keep_leaf = keep_best(scores, descent_.sizes(), purse->n_sketches(rule_.sketch_share, descent_.n_keys_in_play()));
+    } else {
+      keep_leaf = keep_above(scores, upper_threshold(rule_, head.levels.size() - 1));
+    }
+    KeyStage keys(descent_, keep_leaf);
+    const int64_t n_candidates = keys.rows().size();
+    if (purse) {
+      purse->pay_sketches(n_candidates);
+      rule.top_k = purse->n_keys();
+    }
+    const std::vector<char> keep = kept(keys.score(), {}, rule);
+    keys.drop(keep);
+    ItemRuns rows;
+    keys.rows().for_each([&](int64_t i, int32_t row) {
+      if (keep[static_cast<size_t>(i)]) rows.add(row, row + 1);
+    });
+    take(rows);
+    selection_.n_sketched = n_candidates;
+    selection_.index_bytes = n_candidates * sketch_bytes(head.sketches.bits, head.keys.size(1));
+  }
+
+  void take(const ItemRuns& rows) {
+    selection_.ranges = rows.runs();
+    selection_.n_keys = rows.size();
+  }
+
+  const SelectionRule& rule_;
+  Descent descent_;
+  Selection selection_;
+  int64_t n_dropped_ = 0;
+};
+
+// The largest score of any view, spread over all items of the stage; NaN elsewhere.
+std::vector<float> spread(const BlockScores& scores, const ItemRuns& items, int64_t first, int64_t n) {
+  std::vector<float> all(static_cast<size_t>(n), std::numeric_limits<float>::quiet_NaN());
+  items.for_each([&](int64_t i, int32_t item) {
+    float best = -kInfinity;
+    for (int64_t v = 0; v < scores.n_views(); ++v) best = std::max(best, scores.view(v)[static_cast<size_t>(i)]);
+    all[static_cast<size_t>(item - first)] = best;
   });
-  selection.ranges = rows.runs();
-  selection.n_keys = rows.size();
+  return all;
 }
 
 }  // namespace
 
 Selection select_clusters(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule) {
-  Descent descent(head, queries, softmax_scale);
-  check_rule(head, rule);
-  Selection selection;
-  const bool prunes = rule.rule != Rule::all && !rule.thresholds.empty();
-  while (!descent.at_leaves()) {
-    const float threshold = prunes ? rule.thresholds[static_cast<size_t>(descent.level_number())] : -kInfinity;
-    if (threshold == -kInfinity) {
-      descent.descend();
-      continue;
-    }
-    const std::vector<float>& scores = descent.score();
-    descent.in_play().for_each([&](int64_t i, int32_t cluster) {
-      if (scores[static_cast<size_t>(i)] <= threshold) selection.dropped.push_back({descent.level_number(), cluster});
-    });
-    descent.descend_above(threshold);
-  }
-  select_leaves(descent, rule, selection);
-  selection.n_scored = descent.n_scored();
-  return selection;
+  return Lookup(head, queries, softmax_scale, rule).run();
 }
 
-std::vector<std::vector<float>> cluster_scores(const HeadView& head, TensorView queries, float softmax_scale,
-                                               const Thresholds& thresholds) {
-  Descent descent(head, queries, softmax_scale);
-  if (!thresholds.empty() && thresholds.size() + 1 < head.levels.size()) {
-    fail("an index of {} levels needs {} upper thresholds, found {}", head.levels.size(), head.levels.size() - 1,
+std::vector<std::vector<float>> stage_scores(const HeadView& head, TensorView queries, float softmax_scale,
+                                             const Thresholds& thresholds, const QueryGroup& group) {
+  Descent descent(head, queries, softmax_scale, {queries.size(0), group});
+  if (!thresholds.empty() && thresholds.size() + 1 < head.n_stages()) {
+    fail("an index of {} stages needs {} upper thresholds, found {}", head.n_stages(), head.n_stages() - 1,
          thresholds.size());
   }
+  const auto threshold = [&](size_t stage) { return thresholds.empty() ? -kInfinity : thresholds[stage]; };
   std::vector<std::vector<float>> result;
   while (true) {
-    const std::vector<float>& scores = descent.score();
-    auto& spread =
-        result.emplace_back(static_cast<size_t>(descent.level().n_clusters()), std::numeric_limits<float>::quiet_NaN());
-    descent.in_play().for_each(
-        [&](int64_t i, int32_t cluster) { spread[static_cast<size_t>(cluster)] = scores[static_cast<size_t>(i)]; });
-    if (descent.at_leaves()) return result;
-    descent.descend_above(thresholds.empty() ? -kInfinity : thresholds[result.size() - 1]);
+    const BlockScores& scores = descent.score();
+    result.push_back(spread(scores, descent.in_play(), 0, descent.level().n_clusters()));
+    const std::vector<char> keep = keep_above(scores, threshold(result.size() - 1));
+    if (!descent.at_leaves()) {
+      descent.descend(keep);
+      continue;
+    }
+    if (head.sketches.bits > 0) {
+      KeyStage keys(descent, keep);
+      result.push_back(spread(keys.score(), keys.rows(), head.n_sinks, head.n_clustered()));
+    }
+    return result;
   }
 }
 

@@ -1,10 +1,13 @@
-// The lookup: compares a block of queries with the centroids of one KV head and selects clusters.
+// The lookup: compares a block of queries with the centroids of one KV head, then with the sketches of the keys below
+// the best leaves, and selects rows.
 //
 // Score of cluster i for query q (arXiv 2411.09688, equation 2, with the running maximum subtracted):
 //   S_i = exp(s q·C_i) / sum_j N_j exp(s q·C_j)
-// averaged over the query tokens of the block and, by default, over the query heads that share the KV head. Below a
-// level that pruned, the sum runs over the scored clusters and the dropped ones at the level where they were dropped,
-// so that scores are comparable with and without pruning.
+// averaged over the query tokens of the block and over the query heads that share the KV head (GqaSelect). Below a
+// stage that pruned, the sum runs over the scored items and the dropped ones at the stage where they were dropped, so
+// that scores are comparable with and without pruning. A key's score is the same, with its sketch's estimate of q·k.
+//
+// Stages: the levels of clusters, coarsest first, then the sketches if the head has some.
 #pragma once
 
 #include <cstdint>
@@ -16,50 +19,71 @@
 
 namespace squeeze {
 
-enum class Rule { all, threshold, top_k, top_p };
+enum class Rule { all, threshold, top_k, top_p, bytes };
 enum class Rest { drop, mean };
+// The query heads that share a KV head.
+struct QueryGroup {
+  GqaSelect select = GqaSelect::group_mean;
+  int64_t size = 1;  // query heads per KV head; a block's rows are token by token, a token's heads together
+};
 
-// Upper levels: every rule but `all` prunes them by their thresholds (score <= threshold is dropped); a level whose
-// threshold is -infinity, or that has none, prunes nothing and is not read. Leaves below the survivors:
-//   all        every cluster, upper levels included; no centroid is read
-//   threshold  leaves with score > threshold
-//   top_k      the best leaves by score, as long as they hold at most top_k keys together; the best leaf is taken even
+// Upper stages prune in one of two ways: by score (score <= threshold is dropped; -infinity prunes nothing and reads
+// nothing) or by size (keep_keys: the best clusters as long as they hold at most so many keys). The last stage keeps,
+// of what is left:
+//   all        everything; nothing is scored
+//   threshold  items with score > threshold
+//   top_k      the best items by score, as long as they hold at most top_k keys together; the best item is taken even
 //              if it holds more, unless top_k is 0
-//   top_p      the best leaves by score until their estimated mass, the sum of N_i S_i, reaches top_p of the clustered
-//              mass (1 over all clusters, dropped ones included); 1 takes every leaf, 0 none. By score, not by mass,
+//   top_p      the best items by score until their estimated mass, the sum of N_i S_i, reaches top_p of the clustered
+//              mass (1 over all, dropped ones included); 1 takes everything, 0 nothing. By score, not by mass,
 //              since the fewest keys are wanted, not the fewest clusters.
-// Equal scores: the lower cluster first.
+//   bytes      top_k, for the number of keys that `bytes` leaves after pinned rows, centroids, sketches and
+//   (Rest::mean)
+//              value means. The upper levels prune by keep_keys; the leaves let through what sketch_share of the bytes
+//              that the centroids left pays sketches for.
+// Equal scores: the lower item first.
 struct SelectionRule {
   Rule rule = Rule::all;
-  Thresholds thresholds =
-      {};             // per level; rule threshold uses all of them, top_k and top_p only those of the upper levels
-  int64_t top_k = 0;  // number of clustered keys
-  double top_p = 1;   // estimated share of the clustered mass
+  Thresholds thresholds = {};  // per stage; rule threshold uses all of them, the others only those of the upper stages
+  int64_t top_k = 0;           // number of clustered keys
+  double top_p = 1;            // estimated share of the clustered mass
+  std::vector<int64_t> keep_keys = {};  // per upper level, instead of thresholds; empty: thresholds
+  double bytes = 0;                     // of this lookup
+  double sketch_share = 0.5;
+  Rest rest = Rest::drop;  // rule bytes: whether value means are read too
+  QueryGroup group = {};
 };
 
 struct DroppedCluster {
   int32_t level;
   int32_t cluster;
+  int32_t n_keys;  // of its keys were not selected: all, or those that the sketches dropped
   friend bool operator==(const DroppedCluster&, const DroppedCluster&) = default;
 };
 
 // What a block of queries reads of one KV head, besides the pinned rows.
 struct Selection {
   std::vector<RowRange> ranges;         // clustered rows, ascending, disjoint, merged where they touch
-  std::vector<DroppedCluster> dropped;  // by clusters: a clustered row lies in `ranges` or in exactly one
+  std::vector<DroppedCluster> dropped;  // every clustered row lies in `ranges` or belongs to exactly one of these
   int64_t n_keys = 0;                   // rows in `ranges`
   int64_t n_scored = 0;                 // centroids read, all levels
   int64_t index_bytes = 0;              // what else was read to select: page bounds, sketches, ...
+  int64_t n_sketched = 0;               // sketches read
+  // [n_rows, dropped.size()]: per query row the logarithm of the attention (before normalisation) that the keys of a
+  // dropped item are estimated to get together: log n_keys + s q·C where only the centroid was read. Empty: not
+  // computed.
+  std::vector<float> rest_logits;
 };
 
-// queries: f32 [n_rows, head_dim], n_rows = group_size x query tokens in any order. Runs on the calling thread. Throws
-// if a query is not finite, if a score overflows, or if the rule does not fit the head (number of thresholds, sizes).
+// queries: f32 [n_rows, head_dim], n_rows = group_size x query tokens. Runs on the calling thread. Throws if a query is
+// not finite, if a score overflows, or if the rule does not fit the head (number of thresholds, sizes).
 Selection select_clusters(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule);
 
-// Per level, the block's scores of every cluster that is scored (NaN where an upper level dropped the parent).
-// thresholds: per upper level; empty means that nothing is pruned. Used by calibration; the same scores as
-// select_clusters compares. Throws as select_clusters does.
-std::vector<std::vector<float>> cluster_scores(const HeadView& head, TensorView queries, float softmax_scale,
-                                               const Thresholds& thresholds);
+// Per stage, the block's scores of every cluster (the last stage of a head with sketches: of every clustered key) that
+// is scored; NaN where an upper stage dropped it. With GqaSelect::per_head the largest of the heads' scores: one
+// threshold for all selects the union of what each selects. thresholds: per upper stage; empty means that nothing is
+// pruned. Used by calibration; the same scores as select_clusters compares. Throws as select_clusters does.
+std::vector<std::vector<float>> stage_scores(const HeadView& head, TensorView queries, float softmax_scale,
+                                             const Thresholds& thresholds, const QueryGroup& group = {});
 
 }  // namespace squeeze

@@ -76,7 +76,7 @@ void attend_chunk(const Task& task, const Chunk& chunk, float softmax_scale, Att
                     .ranges = chunk.ranges.data(),
                     .n_ranges = static_cast<int64_t>(chunk.ranges.size()),
                     .visible = visible,
-                    .row_bias = part.row_bias.empty() ? nullptr : part.row_bias.data(),
+                    .row_bias = nullptr,
                     .acc = state.acc.f32(),
                     .max = state.max.data(),
                     .sum = state.sum.data()});
@@ -105,9 +105,6 @@ void check_part(const AttendPart& part, const AttendWork& work) {
   }
   if (!part.visible.empty() && part.visible.size() != n_queries) {
     fail("attention: {} query rows, but the visible rows of {} are given", n_queries, part.visible.size());
-  }
-  if (!part.row_bias.empty() && static_cast<int64_t>(part.row_bias.size()) != n_rows) {
-    fail("attention: {} rows, but a bias for {}", n_rows, part.row_bias.size());
   }
   for (const RowRange& range : part.ranges) {
     if (range.begin < 0 || range.end < range.begin || range.end > n_rows) {
@@ -147,6 +144,7 @@ void attend_parts(std::span<const AttendWork> work, float softmax_scale, std::sp
   parallel_for(static_cast<int64_t>(work.size()), [&](int64_t item) {
     const auto i = static_cast<size_t>(item);
     for (size_t t = first_task[i]; t < first_task[i + 1]; ++t) states[i].merge(partial[t], tasks[t].first_row);
+    attend_rest(work[i].rest, states[i]);
   });
 }
 

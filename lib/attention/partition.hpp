@@ -8,6 +8,7 @@
 
 #include "kernels/kernels.hpp"
 #include "lib/attention/attention_state.hpp"
+#include "lib/attention/rest_part.hpp"
 #include "lib/core/tensor.hpp"
 
 namespace squeeze {
@@ -17,7 +18,6 @@ struct AttendPart {
   TensorView keys;    // [*, head_dim]
   TensorView values;  // same shape and dtype
   std::vector<RowRange> ranges;
-  std::vector<float> row_bias;   // added to the logit of each row of keys; empty: zero
   std::vector<int64_t> visible;  // per query row, the rows below it may be seen; empty: all
 };
 
@@ -25,6 +25,7 @@ struct AttendPart {
 struct AttendWork {
   TensorView queries;  // f32 [n_rows, head_dim]
   std::vector<AttendPart> parts;
+  RestPart rest = {};  // added last
 };
 
 // Adds all work to the states, one per work. Rows are summed in chunks of about the same number of bytes whose states

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "lib/attention/budget.hpp"
 #include "lib/attention/oracle.hpp"
 #include "lib/attention/partition.hpp"
 #include "lib/attention/quest.hpp"
@@ -38,11 +39,29 @@ const Calibration& calibration_of(const PolicyInputs& inputs, const char* option
   return *inputs.calibration;
 }
 
-// No pruning above the leaves: what an upper level would drop at this threshold is not known.
-Thresholds leaf_threshold(const Calibration& calibration, double threshold) {
-  Thresholds thresholds(calibration.upper_keep.size() + 1, -std::numeric_limits<float>::infinity());
-  thresholds.back() = static_cast<float>(threshold);
-  return thresholds;
+// A rule whose target says nothing of the share of keys. Clusters alone: nothing is pruned above the leaves. With
+// sketches the upper stages prune as calibrated: what they let through is what sketches are read of.
+Thresholds pruning(const Calibration& calibration, int64_t n_query_tokens) {
+  if (calibration.sketches) return calibration.pruning(n_query_tokens);
+  return Thresholds(calibration.upper_keep.size(), -std::numeric_limits<float>::infinity());
+}
+
+// n_query_tokens x group size = rows.
+QueryGroup group_of(const Calibration& calibration, TensorView queries, int64_t n_query_tokens) {
+  return {calibration.gqa, queries.size(0) / n_query_tokens};
+}
+
+// `set` completes a rule that holds the upper stages' thresholds.
+template <class Set>
+Policy pruned_policy(const Calibration& calibration, float softmax_scale, const Set& set) {
+  const auto own = std::make_shared<const Calibration>(calibration);
+  return [own, softmax_scale, set](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
+    SelectionRule rule;
+    rule.thresholds = pruning(*own, n_query_tokens);
+    rule.group = group_of(*own, queries, n_query_tokens);
+    set(rule);
+    return select(head, queries, softmax_scale, rule);
+  };
 }
 
 Policy make_dense(const PolicyInputs&) { return dense_policy(); }
@@ -52,11 +71,11 @@ Policy make_sparsity(const PolicyInputs& inputs) {
 }
 
 Policy make_threshold(const PolicyInputs& inputs) {
-  const double threshold = checked("threshold", inputs.value, 0, 1);
-  SelectionRule rule;
-  rule.rule = Rule::threshold;
-  rule.thresholds = leaf_threshold(calibration_of(inputs, "threshold"), threshold);
-  return rule_policy(rule, inputs.softmax_scale);
+  const auto threshold = static_cast<float>(checked("threshold", inputs.value, 0, 1));
+  return pruned_policy(calibration_of(inputs, "threshold"), inputs.softmax_scale, [threshold](SelectionRule& rule) {
+    rule.rule = Rule::threshold;
+    rule.thresholds.push_back(threshold);
+  });
 }
 
 Policy make_top_k(const PolicyInputs& inputs) {
@@ -65,10 +84,15 @@ Policy make_top_k(const PolicyInputs& inputs) {
 }
 
 Policy make_top_p(const PolicyInputs& inputs) {
-  SelectionRule rule;
-  rule.rule = Rule::top_p;
-  rule.top_p = checked("top-p", inputs.value, 0, 1);
-  return rule_policy(rule, inputs.softmax_scale);
+  const double top_p = checked("top-p", inputs.value, 0, 1);
+  return pruned_policy(calibration_of(inputs, "top-p"), inputs.softmax_scale, [top_p](SelectionRule& rule) {
+    rule.rule = Rule::top_p;
+    rule.top_p = top_p;
+  });
+}
+
+Policy make_budget(const PolicyInputs& inputs) {
+  return budget_policy(calibration_of(inputs, "budget"), inputs.value, inputs.rest, inputs.softmax_scale);
 }
 
 Policy make_quest(const PolicyInputs& inputs) { return quest_policy(inputs.value, inputs.softmax_scale); }
@@ -81,6 +105,7 @@ constexpr PolicyEntry kPolicies[] = {
     {"threshold", "clusters with a higher score are read", make_threshold},
     {"top-k", "number of clustered keys read per KV head", make_top_k},
     {"top-p", "estimated share of the attention to clustered keys that is read", make_top_p},
+    {"budget", "share of the KV bytes that is read, index bytes included", make_budget},
     {"quest", "keys in the best pages of 16 tokens: a share, or a number above 1", make_quest, false},
     {"window", "most recent keys: a share, or a number above 1", make_window, false},
     {"oracle", "keys with the largest true attention, an ideal: a share, or a number above 1", make_oracle, false},
@@ -103,14 +128,17 @@ Policy sparsity_policy(const Calibration& calibration, double sparsity, float so
   if (!(sparsity >= 0 && sparsity < 1)) fail("sparsity: expected a value from 0 to below 1, found {}", sparsity);
   const auto own = std::make_shared<const Calibration>(calibration);
   return [own, sparsity, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
-    const Thresholds thresholds = own->thresholds(sparsity, n_query_tokens);
-    return select(head, queries, softmax_scale, {.rule = Rule::threshold, .thresholds = thresholds});
+    SelectionRule rule{.rule = Rule::threshold, .thresholds = own->thresholds(sparsity, n_query_tokens)};
+    rule.group = group_of(*own, queries, n_query_tokens);
+    return select(head, queries, softmax_scale, rule);
   };
 }
 
 Policy rule_policy(const SelectionRule& rule, float softmax_scale) {
-  return [rule, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t) {
-    return select(head, queries, softmax_scale, rule);
+  return [rule, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
+    SelectionRule own = rule;
+    own.group.size = queries.size(0) / n_query_tokens;
+    return select(head, queries, softmax_scale, own);
   };
 }
 
@@ -119,8 +147,19 @@ Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softma
   const auto own = std::make_shared<const Calibration>(calibration);
   return [own, n_keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
     const double share = static_cast<double>(n_keys) / static_cast<double>(std::max<int64_t>(1, head.n_clustered()));
-    const Thresholds thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens);
-    return select(head, queries, softmax_scale, {.rule = Rule::top_k, .thresholds = thresholds, .top_k = n_keys});
+    SelectionRule rule{
+        .rule = Rule::top_k, .thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens), .top_k = n_keys};
+    rule.group = group_of(*own, queries, n_query_tokens);
+    return select(head, queries, softmax_scale, rule);
+  };
+}
+
+Policy with_dense_layers(Policy policy, std::vector<int> layers) {
+  if (layers.empty()) return policy;
+  return [policy = std::move(policy), layers = std::move(layers)](int layer, int kv_head, const HeadView& head,
+                                                                  TensorView queries, int64_t n_query_tokens) {
+    if (std::find(layers.begin(), layers.end(), layer) != layers.end()) return everything(head);
+    return policy(layer, kv_head, head, queries, n_query_tokens);
   };
 }
 

@@ -21,15 +21,19 @@ Policy dense_policy();
 Policy sparsity_policy(const Calibration& calibration, double sparsity, float softmax_scale);
 // One fixed rule for every head.
 Policy rule_policy(const SelectionRule& rule, float softmax_scale);
-// The best clusters as long as they hold at most `n_keys` keys; upper levels prune as calibrated for that share of the
-// keys.
+// The best clusters (keys, where there are sketches) as long as they hold at most `n_keys` keys; upper stages prune as
+// calibrated for that share of the keys.
 Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softmax_scale);
+
+// `policy`, but everything in the listed layers.
+Policy with_dense_layers(Policy policy, std::vector<int> layers);
 
 // What the policies of the table below are made from.
 struct PolicyInputs {
   double value = 0;                          // of the option that names the policy, see PolicyEntry::value
   const Calibration* calibration = nullptr;  // of the index; copied; only "dense" does without
   float softmax_scale = 0;
+  Rest rest = Rest::drop;
 };
 
 // A new baseline is one file with a Policy and one line in the table.

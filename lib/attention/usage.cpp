@@ -2,11 +2,6 @@
 #include "lib/attention/usage.hpp"
 
 namespace squeeze {
-namespace {
-
-int64_t row_bytes(TensorView rows) { return rows.size(1) * static_cast<int64_t>(size_of(rows.dtype())); }
-
-}  // namespace
 
 void Usage::add(const Usage& other) {
   n_lookups += other.n_lookups;
@@ -18,20 +13,29 @@ void Usage::add(const Usage& other) {
   attention_ms += other.attention_ms;
 }
 
+int64_t kv_bytes(const HeadView& head) {
+  return 2 * head.keys.size(1) * static_cast<int64_t>(size_of(head.keys.dtype()));
+}
+
+int64_t pinned_bytes(const HeadView& head) { return (head.n_sinks + head.n_window) * kv_bytes(head); }
+
+int64_t centroid_bytes(const LevelView& level) {
+  return level.centroid_rows().row_bytes() + static_cast<int64_t>(sizeof(int32_t));
+}
+
+int64_t mean_bytes(const LevelView& level) { return level.value_rows().row_bytes(); }
+
 Usage usage_of(const HeadView& head, const Selection& selection, Rest rest) {
-  const int64_t kv_bytes = row_bytes(head.keys) + row_bytes(head.values);
   Usage usage;
   usage.n_lookups = 1;
   usage.keys_selected = selection.n_keys;
   usage.keys_clustered = head.n_clustered();
-  usage.bytes_read = (head.n_sinks + head.n_window + selection.n_keys) * kv_bytes + selection.index_bytes;
-  usage.bytes_dense = head.n_tokens() * kv_bytes;
+  usage.bytes_read = pinned_bytes(head) + selection.n_keys * kv_bytes(head) + selection.index_bytes;
+  usage.bytes_dense = head.n_tokens() * kv_bytes(head);
   if (head.levels.empty()) return usage;
   const LevelView& level = head.levels.front();
-  usage.bytes_read += selection.n_scored * (row_bytes(level.centroids) + static_cast<int64_t>(sizeof(int32_t)));
-  if (rest == Rest::mean) {
-    usage.bytes_read += static_cast<int64_t>(selection.dropped.size()) * row_bytes(level.value_means);
-  }
+  usage.bytes_read += selection.n_scored * centroid_bytes(level);
+  if (rest == Rest::mean) usage.bytes_read += std::ssize(selection.dropped) * mean_bytes(level);
   return usage;
 }
 

@@ -23,6 +23,13 @@ struct Usage {
   void add(const Usage& other);
 };
 
+// What is read of one KV head: a key and its value; all pinned rows; a centroid that is scored, with its row bounds; a
+// value mean.
+int64_t kv_bytes(const HeadView& head);
+int64_t pinned_bytes(const HeadView& head);
+int64_t centroid_bytes(const LevelView& level);
+int64_t mean_bytes(const LevelView& level);
+
 // The bytes of one lookup, index bytes included.
 Usage usage_of(const HeadView& head, const Selection& selection, Rest rest);
 

@@ -31,7 +31,7 @@ Block make_block(const HeadView& head, int kv_head, int64_t group_size, const Re
   Block block{kv_head, &head, Tensor(DType::f32, {(end - begin) * group_size, head_dim}), end - begin, {}, {}};
   const int64_t n_tail = recorded.tail_keys.data() ? recorded.tail_keys.size(1) : 0;
   if (n_tail > 0) {
-    block.tail.push_back({recorded.tail_keys[kv_head], recorded.tail_values[kv_head], {}, {}, {}});
+    block.tail.push_back({recorded.tail_keys[kv_head], recorded.tail_values[kv_head], {}, {}});
     block.tail[0].ranges.push_back({0, static_cast<int32_t>(n_tail)});
   }
   float* out = block.queries.f32();
@@ -48,7 +48,7 @@ Block make_block(const HeadView& head, int kv_head, int64_t group_size, const Re
 }
 
 Tensor attend(const Block& block, const Selection& selection, Rest rest, float softmax_scale) {
-  AttendWork work{block.queries, context_parts(*block.head, selection, rest, block.visible_tokens)};
+  AttendWork work = context_work(*block.head, selection, rest, block.queries, softmax_scale, block.visible_tokens);
   work.parts.insert(work.parts.end(), block.tail.begin(), block.tail.end());
   AttentionState state(block.queries.size(0), block.queries.size(1));
   attend_parts({&work, 1}, softmax_scale, {&state, 1});

@@ -8,7 +8,9 @@
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/index/calibration.hpp"
 #include "lib/index/layout.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -108,6 +110,21 @@ double mean_distance(TensorView keys, const Tensor& centroids, const std::vector
   return sum / static_cast<double>(leaf_of.size());
 }
 
+void store_means(const Tensor& centroids, const Tensor& value_means, DType dtype, const IndexOptions& options,
+                 Level& level) {
+  if (!options.quantise_centroids) {
+    level.centroids = convert(centroids, dtype);
+    level.value_means = convert(value_means, dtype);
+    return;
+  }
+  QuantisedRows keys = quantise(centroids);
+  QuantisedRows values = quantise(value_means);
+  level.centroids = std::move(keys.rows);
+  level.centroid_scales = std::move(keys.scales);
+  level.value_means = std::move(values.rows);
+  level.value_scales = std::move(values.scales);
+}
+
 HeadIndex build_head(TensorView keys, TensorView values, const IndexOptions& options) {
   const int64_t n_tokens = keys.size(0);
   const TensorView clustered_keys = keys.slice(options.n_sinks, n_tokens - options.n_window);
@@ -122,8 +139,8 @@ HeadIndex build_head(TensorView keys, TensorView values, const IndexOptions& opt
     if (level + 1 == head.levels.size()) {
       head.inertia = mean_distance(clustered_keys, centroids, cluster_of, options.metric);
     }
-    head.levels[level].centroids = convert(centroids, keys.dtype());
-    head.levels[level].value_means = convert(cluster_means(clustered_values, cluster_of, n_clusters), keys.dtype());
+    store_means(centroids, cluster_means(clustered_values, cluster_of, n_clusters), keys.dtype(), options,
+                head.levels[level]);
   }
   return head;
 }
@@ -159,11 +176,32 @@ void check_layer(TensorView keys, TensorView values) {
 
 }  // namespace
 
+std::vector<ClusterCount> levels_above(const ClusterCount& leaf, int64_t n_tokens) {
+  constexpr int64_t kFanOut = 16;
+  std::vector<ClusterCount> levels;
+  for (int64_t n = leaf.of(n_tokens); n > kMaxScored; n /= kFanOut) levels.insert(levels.begin(), {0, n / kFanOut});
+  return levels;
+}
+
+std::vector<double> default_upper_keep(const IndexOptions& options, int64_t n_tokens) {
+  std::vector<double> keep;
+  double above = 1;
+  for (size_t level = 1; level < options.levels.size(); ++level) {
+    const double fits = static_cast<double>(kMaxScored) / static_cast<double>(options.levels[level].of(n_tokens));
+    above = std::min(kDefaultUpperKeep * above, fits);
+    keep.push_back(above);
+  }
+  return keep;
+}
+
 void check_options(const IndexOptions& options, int64_t n_tokens) {
   if (options.n_sinks < 0 || options.n_window < 0) {
     fail("sinks and window must not be negative, found {} and {}", options.n_sinks, options.n_window);
   }
   if (options.iterations < 1) fail("k-means needs at least 1 iteration, found {}", options.iterations);
+  if (options.sketch_bits < 0 || options.sketch_bits > 2) {
+    fail("sketches have 0, 1 or 2 bits per dimension, found {}", options.sketch_bits);
+  }
   if (options.levels.empty()) fail("an index needs at least one level of clusters, found none");
   if (n_tokens > std::numeric_limits<int32_t>::max()) fail("a context has at most 2^31 - 1 tokens, found {}", n_tokens);
   const int64_t n_pinned = int64_t{options.n_sinks} + options.n_window;
@@ -199,6 +237,8 @@ IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& o
   const int64_t n_heads = keys.size(0);
   IndexLayer layer{
       Tensor(keys.dtype(), keys.shape()), Tensor(keys.dtype(), keys.shape()), {}, options.n_sinks, options.n_window};
+  layer.sketch_bits = options.sketch_bits;
+  if (options.sketch_bits > 0) layer.rotation = random_rotation(keys.size(2), kRotationSeed);
   layer.heads.resize(static_cast<size_t>(n_heads));
   const auto build = [&](int64_t h) {
     check_finite(keys[h], "key", h);
@@ -208,6 +248,10 @@ IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& o
     const int64_t offset = h * keys.size(1) * keys.size(2);
     gather_rows(keys[h], head.token_of_row, layer.keys.at(offset));
     gather_rows(values[h], head.token_of_row, layer.values.at(offset));
+    if (options.sketch_bits > 0) {
+      const TensorView rows = layer.keys[h].slice(options.n_sinks, keys.size(1) - options.n_window);
+      head.sketches = sketch_keys(rows, head.levels.back().view(), options.sketch_bits, layer.rotation);
+    }
   };
   if (n_heads >= n_threads()) {
     parallel_for(n_heads, build);

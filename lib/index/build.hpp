@@ -25,7 +25,20 @@ struct IndexOptions {
   Metric metric = Metric::cosine;
   int iterations = 10;
   uint64_t seed = 1;
+  bool quantise_centroids = false;  // centroids and value means as i8 with a scale each; else in the type of the keys
+  int sketch_bits = 0;              // per key and dimension: 0 (none), 1 or 2
 };
+
+// Of the rotation that the sketches of an index use.
+inline constexpr uint64_t kRotationSeed = 1;
+
+// The levels above the leaves of a context so long that scoring all leaves would cost more than the keys: each has a
+// sixteenth of the clusters of the one below, down to kMaxScored. Coarsest first; none for a short context.
+std::vector<ClusterCount> levels_above(const ClusterCount& leaf, int64_t n_tokens);
+// Per upper level: the share of the keys that it should let through, so that at most about kMaxScored clusters of the
+// level below are scored; powers of kDefaultUpperKeep where that is less.
+std::vector<double> default_upper_keep(const IndexOptions& options, int64_t n_tokens);
+inline constexpr int64_t kMaxScored = 1536;
 
 // Throws, before any work, if the context is shorter than sinks + window + 1, if more clusters than clustered tokens
 // are asked for by count, or if the levels do not grow from coarse to fine.
@@ -36,9 +49,8 @@ void check_options(const IndexOptions& options, int64_t n_tokens);
 // this happens in short contexts only. Throws as check_options does.
 std::vector<int64_t> cluster_counts(const IndexOptions& options, int64_t n_tokens);
 
-// keys, values: [n_kv_heads, n_tokens, head_dim], any dtype; the result has the same dtype (centroids and value means
-// too). Throws if a key or value is not finite. The same input and options give the same result for any number of
-// threads.
+// keys, values: [n_kv_heads, n_tokens, head_dim], any dtype; the result has the same dtype. Throws if a key or value is
+// not finite. The same input and options give the same result for any number of threads.
 IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& options);
 
 }  // namespace squeeze

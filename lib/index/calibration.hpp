@@ -1,5 +1,5 @@
 // From a target sparsity to score thresholds: the quantile functions of the per-key scores, measured over all layers
-// and heads with recorded queries (Squeezed Attention, arXiv 2411.09688, section 4; here per level, the upper levels
+// and heads with recorded queries (Squeezed Attention, arXiv 2411.09688, section 4; here per stage, the upper stages
 // pruning, and per query-block size).
 #pragma once
 
@@ -12,8 +12,12 @@
 
 namespace squeeze {
 
-// A score threshold per level of the tree, coarsest first: clusters with score <= threshold are dropped.
-// -infinity keeps all.
+// How the query heads of a KV head choose: by their mean score, by their largest, or each for itself; they attend to
+// the union, which is read once.
+enum class GqaSelect { group_mean, group_max, per_head };
+
+// A score threshold per stage (the levels of the tree, coarsest first, then the sketches if there are some): what has
+// score <= threshold is dropped. -infinity keeps all.
 using Thresholds = std::vector<float>;
 
 // threshold[i] drops the share `sparsity_grid()[i]` of the clustered keys, or the share nearest to it that a threshold
@@ -33,20 +37,40 @@ struct QuantileFunction {
 // 0.005, so that interpolation keeps within 0.01 whatever the scores.
 const std::vector<double>& sparsity_grid();
 
+// How many keys each head has above one threshold for all: the shares of a byte budget.
+struct HeadShares {
+  int64_t n_layers = 0, n_kv_heads = 0;
+  std::vector<float> kept;  // [n targets, n_layers, n_kv_heads] share of the head's clustered keys; empty: not measured
+
+  // What the head keeps over what heads keep on average, where `share` is kept on average; 1 if not measured.
+  double factor(double share, int layer, int kv_head) const;
+};
+// The shares that HeadShares are measured at, ascending from below 0.001 to 1.
+const std::vector<double>& share_grid();
+
 struct BlockCalibration {
   int block_size = 1;                    // query tokens whose scores are averaged
-  std::vector<QuantileFunction> flat;    // per level, no upper level pruning
-  std::vector<QuantileFunction> pruned;  // per level, the upper levels at their upper_keep
+  std::vector<QuantileFunction> flat;    // per stage, no upper stage pruning
+  std::vector<QuantileFunction> pruned;  // per stage, the upper stages at their upper_keep
+  HeadShares shares = {};                // at the last stage, the upper stages at their upper_keep
 };
 
 struct Calibration {
-  std::string source = "window";         // which queries: "window" or "probes"
-  int64_t n_queries = 0;                 // per layer and head
-  std::vector<double> upper_keep;        // per upper level: share of the clustered keys that it lets through
-  std::vector<BlockCalibration> blocks;  // ascending block_size; at least one
+  std::string source = "window";          // which queries: "window" or "probes"
+  int64_t n_queries = 0;                  // per layer and head
+  GqaSelect gqa = GqaSelect::group_mean;  // how the heads of a group chose
+  bool sketches = false;                  // the last stage is that of sketches
+  std::vector<double> upper_keep;         // per upper stage: share of the clustered keys that it lets through
+  std::vector<BlockCalibration> blocks;   // ascending block_size; at least one
+
+  // The calibrated block size nearest in ratio, the smaller on a tie.
+  const BlockCalibration& nearest(int64_t n_query_tokens) const;
+
+  // The thresholds of the upper stages, each letting through what it was calibrated to.
+  Thresholds pruning(int64_t n_query_tokens) const;
 
   // The thresholds for which the share `sparsity` of the clustered keys is dropped, for a block of n_query_tokens
-  // (the calibrated block size nearest in ratio, the smaller on a tie). The upper levels prune where the target keeps
+  // (the calibrated block size nearest in ratio, the smaller on a tie). The upper stages prune where the target keeps
   // less than every one of them lets through; otherwise none does (-infinity), and the leaves alone select. Throws if
   // sparsity is not in [0, 1].
   Thresholds thresholds(double sparsity, int64_t n_query_tokens) const;
@@ -56,20 +80,25 @@ struct Calibration {
 struct CalibrationLayer {
   std::vector<HeadView> heads;  // [n_kv_heads]; keys and values are not read
   TensorView queries;           // [n_query_heads, n_queries, head_dim], queries that see every clustered token
+  std::vector<int64_t> first_query = {};  // where each question begins: blocks do not span two; empty: one run
 };
 
 struct CalibrationOptions {
   float softmax_scale = 0;
-  std::vector<double> upper_keep;  // per upper level, in (0, 1], not growing; empty: powers of kDefaultUpperKeep, so
-                                   // that each level lets that share of what reaches it through
+  std::vector<double> upper_keep;  // per upper stage, in (0, 1], not growing; empty: powers of kDefaultUpperKeep, so
+                                   // that each level lets that share of what reaches it through, and
+                                   // kDefaultSketchKeep above the sketches
   std::vector<int> block_sizes = {1, 8, 32};  // more than n_queries: n_queries; the last block may be shorter
   std::string source = "window";
+  GqaSelect gqa = GqaSelect::group_mean;
 };
 
 inline constexpr double kDefaultUpperKeep = 0.75;
+inline constexpr double kDefaultSketchKeep = 0.5;
 
-// Loads every layer once per level of the tree, and layer 0 once more. Deterministic over threads. Memory: one layer at
-// a time, and 4 MiB per level and block size. Throws if a query is not finite or layers do not match one another.
+// Loads every layer once per stage, once for the shares, and layer 0 once more. Deterministic over threads. Memory: one
+// layer at a time, and 4 MiB per level and block size. Throws if a query is not finite or layers do not match one
+// another.
 Calibration calibrate(int n_layers, const std::function<CalibrationLayer(int layer)>& load,
                       const CalibrationOptions& options);
 

@@ -1,9 +1,10 @@
-// Views of a built layer, and cluster counts.
+// Views of a built layer, rows with scales, and cluster counts.
 #include "lib/index/head_index.hpp"
 
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/kernels.hpp"
 #include "lib/index/build.hpp"
 
 namespace squeeze {
@@ -12,7 +13,41 @@ HeadView IndexLayer::head(int kv_head) const {
   const HeadIndex& index = heads[static_cast<size_t>(kv_head)];
   HeadView view{keys[kv_head], values[kv_head], index.token_of_row, n_sinks, n_window, {}};
   for (const Level& level : index.levels) view.levels.push_back(level.view());
+  if (sketch_bits > 0) {
+    view.sketches = {sketch_bits, index.sketches.codes.data(), index.sketches.scales.data(), rotation};
+  }
   return view;
+}
+
+int64_t ScaledRows::row_bytes() const {
+  const auto n = rows.size(1) * static_cast<int64_t>(size_of(rows.dtype()));
+  return scales.empty() ? n : n + static_cast<int64_t>(sizeof(float));
+}
+
+void ScaledRows::widen(int64_t begin, int64_t end, float* out) const {
+  const int64_t dim = rows.size(1);
+  if (scales.empty()) {
+    kernels().to_f32(rows.at(begin * dim), rows.dtype(), (end - begin) * dim, out);
+  } else {
+    kernels().widen_i8(static_cast<const int8_t*>(rows.at(begin * dim)), scales.data() + begin, end - begin, dim, out);
+  }
+}
+
+QuantisedRows quantise(TensorView rows) {
+  const int64_t dim = rows.size(1);
+  QuantisedRows out{Tensor(DType::i8, rows.shape()), {}};
+  for (int64_t i = 0; i < rows.size(0); ++i) {
+    const float* row = rows.f32() + i * dim;
+    float largest = 0;
+    for (int64_t c = 0; c < dim; ++c) largest = std::max(largest, std::abs(row[c]));
+    const float scale = largest / 127.0f;
+    const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+    for (int64_t c = 0; c < dim; ++c) {
+      store_element(out.rows.data(), DType::i8, i * dim + c, std::clamp(row[c] * inverse, -127.0f, 127.0f));
+    }
+    out.scales.push_back(scale);
+  }
+  return out;
 }
 
 int64_t ClusterCount::of(int64_t n_tokens) const {

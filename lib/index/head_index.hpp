@@ -13,15 +13,46 @@
 
 namespace squeeze {
 
+// Rows of floats, or of 8-bit integers with a scale per row.
+struct ScaledRows {
+  TensorView rows;                // [n, head_dim]
+  std::span<const float> scales;  // [n] for i8, else empty
+
+  int64_t row_bytes() const;  // what reading one row costs, its scale included
+  // Rows [begin, end) as float32, to out [end - begin, head_dim].
+  void widen(int64_t begin, int64_t end, float* out) const;
+};
+
+// The largest error of one element of a row of `scale` is half of it.
+struct QuantisedRows {
+  Tensor rows;  // i8 [n, head_dim]
+  std::vector<float> scales;
+};
+// rows: f32 [n, head_dim], finite. A row's largest magnitude becomes 127.
+QuantisedRows quantise(TensorView rows);
+
 // One level of one KV head. Owned by a Level or borrowed from a mapped index.
 struct LevelView {
   TensorView centroids;                  // [n_clusters, head_dim], mean of the member keys, not normalised
   TensorView value_means;                // [n_clusters, head_dim]
   std::span<const int32_t> first_row;    // [n_clusters + 1]; cluster i holds rows [first_row[i], first_row[i + 1])
   std::span<const int32_t> first_child;  // [n_clusters + 1] clusters of the next level; empty for the leaves
+  std::span<const float> centroid_scales = {};  // [n_clusters] if the centroids are i8
+  std::span<const float> value_scales = {};     // the same of the value means
 
+  ScaledRows centroid_rows() const { return {centroids, centroid_scales}; }
+  ScaledRows value_rows() const { return {value_means, value_scales}; }
   int64_t n_clusters() const { return static_cast<int64_t>(first_row.size()) - 1; }
   int32_t n_rows(int64_t cluster) const { return first_row[cluster + 1] - first_row[cluster]; }
+};
+
+// Per clustered key, in row order, the signs of its rotated residual to the leaf's centroid and a scale: an estimate of
+// its logit at a fraction of its bytes (lib/index/sketch.hpp).
+struct SketchView {
+  int bits = 0;                      // 0: no sketches; 1 or 2
+  const uint8_t* codes = nullptr;    // [n_clustered, bits * ((head_dim + 7) / 8)]
+  const uint16_t* scales = nullptr;  // f16 [n_clustered]
+  TensorView rotation;               // f32 [head_dim, head_dim], orthogonal
 };
 
 // One KV head: keys and values in row order and its levels.
@@ -32,7 +63,10 @@ struct HeadView {
   int32_t n_sinks = 0;
   int32_t n_window = 0;
   std::vector<LevelView> levels;  // at least one
+  SketchView sketches = {};
 
+  // Levels, and the sketches below them: each drops a part of what the one above let through.
+  size_t n_stages() const { return levels.size() + (sketches.bits > 0 ? 1 : 0); }
   int64_t n_tokens() const { return keys.size(0); }
   int64_t n_clustered() const { return n_tokens() - n_sinks - n_window; }
 };
@@ -42,13 +76,21 @@ struct Level {
   Tensor value_means;
   std::vector<int32_t> first_row;
   std::vector<int32_t> first_child;
+  std::vector<float> centroid_scales = {};  // [n_clusters] if centroids and value means are i8, else empty
+  std::vector<float> value_scales = {};
 
-  LevelView view() const { return {centroids, value_means, first_row, first_child}; }
+  LevelView view() const { return {centroids, value_means, first_row, first_child, centroid_scales, value_scales}; }
+};
+
+struct Sketches {
+  std::vector<uint8_t> codes;    // as SketchView
+  std::vector<uint16_t> scales;  // f16
 };
 
 struct HeadIndex {
   std::vector<int32_t> token_of_row;
   std::vector<Level> levels;
+  Sketches sketches = {};
   double inertia = 0;  // mean over clustered tokens of 1 - cosine (or squared distance) to the leaf's centroid
 };
 
@@ -58,6 +100,8 @@ struct IndexLayer {
   std::vector<HeadIndex> heads;
   int32_t n_sinks = 0;
   int32_t n_window = 0;
+  int sketch_bits = 0;
+  Tensor rotation = {};  // of the sketches; shared by all layers
 
   HeadView head(int kv_head) const;
 };

@@ -8,6 +8,7 @@
 
 #include "kernels/kernels.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -132,12 +133,18 @@ bool is_rounded_mean(double stored, double mean, double mean_magnitude, double n
   return std::abs(stored - mean) <= bound;
 }
 
+// An integer times its row's scale: half a step, and the rounding of the scale.
+bool is_quantised_mean(double stored, double mean, double scale) {
+  return std::abs(stored - mean) <= 0.5 * scale * (1 + 0x1p-10) + std::abs(mean) * 0x1p-20 + 0x1p-140;
+}
+
 // The first cluster whose stored mean is not the mean of its rows; -1: none.
-int64_t first_wrong_mean(TensorView rows, TensorView means, std::span<const int32_t> first_row) {
+int64_t first_wrong_mean(TensorView rows, const ScaledRows& means, std::span<const int32_t> first_row) {
   const int64_t dim = rows.size(1);
   const auto width = static_cast<size_t>(dim);
-  std::vector<float> row(width);
-  for (int64_t cluster = 0; cluster < means.size(0); ++cluster) {
+  std::vector<float> row(width), stored_mean(width);
+  for (int64_t cluster = 0; cluster < means.rows.size(0); ++cluster) {
+    means.widen(cluster, cluster + 1, stored_mean.data());
     const int64_t begin = first_row[static_cast<size_t>(cluster)];
     const int64_t end = first_row[static_cast<size_t>(cluster) + 1];
     const auto n = static_cast<double>(end - begin);
@@ -151,8 +158,12 @@ int64_t first_wrong_mean(TensorView rows, TensorView means, std::span<const int3
       }
     }
     for (size_t c = 0; c < width; ++c) {
-      const float stored = load_element(means.data(), means.dtype(), cluster * dim + static_cast<int64_t>(c));
-      if (!is_rounded_mean(double{stored}, sum[c] / n, magnitude[c] / n, n, means.dtype())) return cluster;
+      const double stored = stored_mean[c];
+      const double mean = sum[c] / n;
+      const bool right = means.scales.empty()
+                             ? is_rounded_mean(stored, mean, magnitude[c] / n, n, means.rows.dtype())
+                             : is_quantised_mean(stored, mean, means.scales[static_cast<size_t>(cluster)]);
+      if (!right) return cluster;
     }
   }
   return -1;
@@ -161,13 +172,25 @@ int64_t first_wrong_mean(TensorView rows, TensorView means, std::span<const int3
 void check_means(const HeadView& head, Violations& found) {
   for (size_t level = 0; level < head.levels.size(); ++level) {
     const LevelView& view = head.levels[level];
-    const int64_t key = first_wrong_mean(head.keys, view.centroids, view.first_row);
+    const int64_t key = first_wrong_mean(head.keys, view.centroid_rows(), view.first_row);
     if (key >= 0)
       found.push_back(fmt::format("level {}: the centroid of cluster {} is not its keys' mean", level, key));
-    const int64_t value = first_wrong_mean(head.values, view.value_means, view.first_row);
+    const int64_t value = first_wrong_mean(head.values, view.value_rows(), view.first_row);
     if (value >= 0) {
       found.push_back(fmt::format("level {}: the value mean of cluster {} is not its values' mean", level, value));
     }
+  }
+}
+
+// The sketches must be those of the keys and centroids, bit by bit.
+void check_sketches(const HeadView& head, Violations& found) {
+  const SketchView& stored = head.sketches;
+  if (stored.bits == 0) return;
+  const TensorView keys = head.keys.slice(head.n_sinks, head.n_tokens() - head.n_window);
+  const Sketches expected = sketch_keys(keys, head.levels.back(), stored.bits, stored.rotation);
+  if (std::memcmp(expected.codes.data(), stored.codes, expected.codes.size()) != 0 ||
+      std::memcmp(expected.scales.data(), stored.scales, expected.scales.size() * sizeof(uint16_t)) != 0) {
+    found.push_back("the sketches are not those of the keys");
   }
 }
 
@@ -201,6 +224,7 @@ std::vector<std::string> verify_head(const HeadView& head, TensorView dump_keys,
   check_children(head, found);
   check_leaf_order(head, found);
   check_means(head, found);
+  check_sketches(head, found);
   if (dump_keys.data()) check_dump(head.keys, dump_keys, head.token_of_row, "keys", found);
   if (dump_values.data()) check_dump(head.values, dump_values, head.token_of_row, "values", found);
   return found;

@@ -57,6 +57,17 @@ SQUEEZE_INLINE Vec load_bf16_some(const uint16_t* p, int64_t n) { return widen_b
 SQUEEZE_INLINE Vec load_f16(const uint16_t* p) { return _mm256_cvtph_ps(load_half(p)); }
 SQUEEZE_INLINE Vec load_f16_some(const uint16_t* p, int64_t n) { return _mm256_cvtph_ps(load_half_some(p, n)); }
 
+SQUEEZE_INLINE Vec load_i8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+// +x where the lane's bit is set, -x elsewhere; bits in kLanes / 8 bytes.
+SQUEEZE_INLINE Vec with_signs(Vec x, const uint8_t* bits) {
+  const __m256i lane_bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i clear =
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(*bits), lane_bits), _mm256_setzero_si256());
+  return _mm256_xor_ps(x, _mm256_and_ps(_mm256_castsi256_ps(clear), _mm256_set1_ps(-0.0f)));
+}
+
 // Rounds to nearest even; a NaN stays a quiet NaN.
 SQUEEZE_INLINE __m128i narrow_bf16(Vec x) {
   const __m256i bits = _mm256_castps_si256(x);

@@ -57,6 +57,19 @@ SQUEEZE_INLINE Vec load_f16_some(const uint16_t* p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_mask(n), p));
 }
 
+SQUEEZE_INLINE Vec load_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// +x where the lane's bit is set, -x elsewhere; bits in kLanes / 8 bytes.
+SQUEEZE_INLINE Vec with_signs(Vec x, const uint8_t* bits) {
+  uint16_t set;
+  __builtin_memcpy(&set, bits, sizeof set);
+  const __m512i value = _mm512_castps_si512(x);
+  const auto clear = static_cast<__mmask16>(~set);
+  return _mm512_castsi512_ps(
+      _mm512_mask_xor_epi32(value, clear, value, _mm512_set1_epi32(static_cast<int>(0x80000000u))));
+}
+
 // Rounds to nearest even; a NaN stays a quiet NaN.
 SQUEEZE_INLINE __m256i narrow_bf16(Vec x) {
   const __m512i bits = _mm512_castps_si512(x);

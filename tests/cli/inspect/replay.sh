@@ -20,4 +20,3 @@ try inspect --policy quest
 try inspect --policy quest:few
 try inspect --policy quest:0
 try inspect --policy dense:1
-try inspect --policy quest:0.1 --rest mean

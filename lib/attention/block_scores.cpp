@@ -1,0 +1,185 @@
+// Scores by the kernels, a query row at a time, with the running maximum subtracted.
+#include "lib/attention/block_scores.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "kernels/kernels.hpp"
+#include "lib/core/error.hpp"
+
+namespace squeeze {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// In 16 lanes, so that the compiler can use vectors without reordering a float reduction.
+float largest_of(std::span<const float> x) {
+  std::array<float, 16> lanes;
+  lanes.fill(-kInfinity);
+  size_t i = 0;
+  for (; i + 16 <= x.size(); i += 16) {
+    for (size_t lane = 0; lane < 16; ++lane) lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
+  }
+  for (; i < x.size(); ++i) lanes[0] = std::max(lanes[0], x[i]);
+  return *std::max_element(lanes.begin(), lanes.end());
+}
+
+void check_finite(std::span<const float> x) {
+  uint32_t largest = 0;
+  for (const float value : x) largest = std::max(largest, bits_of_float(value) & 0x7fffffffu);
+  if (largest >= 0x7f800000u) fail("scores of a block are not finite (NaN or infinity)");
+}
+
+// Turns one row's logits into scores.
+void normalise(std::span<float> row, const float* sizes, double dropped_log_sum) {
+  if (row.empty()) return;
+  const float max = std::max(largest_of(row), static_cast<float>(dropped_log_sum));
+  const auto n = static_cast<int64_t>(row.size());
+  const float kept = kernels().exp_sum(row.data(), n, max, sizes);
+  const auto dropped = static_cast<float>(std::exp(dropped_log_sum - double{max}));
+  const float inverse = 1.0f / (kept + dropped);
+  for (float& x : row) x *= inverse;
+}
+
+// Calls take(i) for the best items, score descending, until it returns false.
+template <class Take>
+void for_best(std::span<const float> scores, const Take& take) {
+  const auto worse = [&](int32_t a, int32_t b) {
+    const float x = scores[static_cast<size_t>(a)];
+    const float y = scores[static_cast<size_t>(b)];
+    return x < y || (x == y && a > b);
+  };
+  std::vector<int32_t> heap(scores.size());
+  for (size_t i = 0; i < heap.size(); ++i) heap[i] = static_cast<int32_t>(i);
+  std::make_heap(heap.begin(), heap.end(), worse);
+  while (!heap.empty() && take(static_cast<size_t>(heap.front()))) {
+    std::pop_heap(heap.begin(), heap.end(), worse);
+    heap.pop_back();
+  }
+}
+
+int64_t size_of_item(std::span<const float> sizes, size_t i) {
+  return sizes.empty() ? 1 : static_cast<int64_t>(sizes[i]);
+}
+
+// The best single items: a partial sort would do the same, slower.
+void keep_best_singles(std::span<const float> scores, int64_t count, std::vector<char>& keep) {
+  const auto n = static_cast<int64_t>(scores.size());
+  if (count >= n) {
+    std::fill(keep.begin(), keep.end(), char{1});
+    return;
+  }
+  if (count <= 0) return;
+  std::vector<float> sorted(scores.begin(), scores.end());
+  std::nth_element(sorted.begin(), sorted.begin() + count - 1, sorted.end(), std::greater<>());
+  const float border = sorted[static_cast<size_t>(count - 1)];
+  int64_t room = count - std::count_if(scores.begin(), scores.end(), [&](float x) { return x > border; });
+  for (size_t i = 0; i < scores.size(); ++i) {
+    if (scores[i] > border || (scores[i] == border && room-- > 0)) keep[i] = 1;
+  }
+}
+
+}  // namespace
+
+DroppedMass::DroppedMass(int64_t n_rows)
+    : logits_(static_cast<size_t>(n_rows)), log_sum_(static_cast<size_t>(n_rows), -double{kInfinity}) {}
+
+void DroppedMass::add(std::span<const DroppedCluster> items, std::span<const float> log_mass) {
+  if (items.empty()) return;
+  items_.insert(items_.end(), items.begin(), items.end());
+  std::vector<float> weights(items.size());
+  for (size_t row = 0; row < logits_.size(); ++row) {
+    const std::span<const float> own = log_mass.subspan(row * items.size(), items.size());
+    logits_[row].insert(logits_[row].end(), own.begin(), own.end());
+    std::copy(own.begin(), own.end(), weights.begin());
+    const float max = largest_of(own);
+    const float sum = kernels().exp_sum(weights.data(), static_cast<int64_t>(weights.size()), max, nullptr);
+    const double added = double{max} + std::log(double{sum});
+    const double top = std::max(log_sum_[row], added);
+    log_sum_[row] = top + std::log(std::exp(log_sum_[row] - top) + std::exp(added - top));
+  }
+}
+
+void DroppedMass::move_to(Selection& selection) {
+  for (const std::vector<float>& row : logits_) {
+    selection.rest_logits.insert(selection.rest_logits.end(), row.begin(), row.end());
+  }
+  selection.dropped = std::move(items_);
+}
+
+BlockScores block_scores(std::span<const float> logits, int64_t n, std::span<const float> sizes,
+                         const DroppedMass& dropped, const BlockShape& block) {
+  const auto width = static_cast<size_t>(n);
+  const int64_t n_heads = block.group.select == GqaSelect::group_mean ? 1 : block.group.size;
+  const float share = static_cast<float>(n_heads) / static_cast<float>(block.n_rows);
+  std::vector<float> heads(static_cast<size_t>(n_heads) * width, 0.0f);
+  std::vector<float> row(width);
+  for (int64_t r = 0; r < block.n_rows; ++r) {
+    const std::span<const float> own = logits.subspan(static_cast<size_t>(r) * width, width);
+    check_finite(own);
+    std::copy(own.begin(), own.end(), row.begin());
+    normalise(row, sizes.empty() ? nullptr : sizes.data(), dropped.log_sum(r));
+    float* out = heads.data() + r % n_heads * n;
+    for (size_t i = 0; i < width; ++i) out[i] += row[i] * share;
+  }
+  if (block.group.select == GqaSelect::group_max) {
+    for (int64_t h = 1; h < n_heads; ++h) {
+      for (size_t i = 0; i < width; ++i) heads[i] = std::max(heads[i], heads[static_cast<size_t>(h) * width + i]);
+    }
+    heads.resize(width);
+  }
+  return {std::move(heads), n};
+}
+
+std::vector<char> keep_above(const BlockScores& scores, float threshold) {
+  std::vector<char> keep(static_cast<size_t>(scores.n), 0);
+  for (int64_t v = 0; v < scores.n_views(); ++v) {
+    const std::span<const float> view = scores.view(v);
+    for (size_t i = 0; i < keep.size(); ++i) keep[i] = keep[i] || view[i] > threshold;
+  }
+  return keep;
+}
+
+std::vector<char> keep_best(const BlockScores& scores, std::span<const float> sizes, int64_t max_keys,
+                            bool skip_large) {
+  std::vector<char> keep(static_cast<size_t>(scores.n), 0);
+  if (max_keys <= 0 || scores.n == 0) return keep;
+  const int64_t n_views = scores.n_views();
+  for (int64_t v = 0; v < n_views; ++v) {
+    const int64_t own_keys = std::max<int64_t>(1, max_keys / n_views + (v < max_keys % n_views ? 1 : 0));
+    if (sizes.empty()) {
+      keep_best_singles(scores.view(v), own_keys, keep);
+      continue;
+    }
+    int64_t n_keys = 0;
+    for_best(scores.view(v), [&](size_t i) {
+      const int64_t size = size_of_item(sizes, i);
+      const bool fits = n_keys + size <= own_keys || n_keys == 0;
+      if (fits) {
+        keep[i] = 1;
+        n_keys += size;
+      }
+      return fits ? n_keys < own_keys : skip_large;
+    });
+  }
+  return keep;
+}
+
+std::vector<char> keep_mass(const BlockScores& scores, std::span<const float> sizes, double mass) {
+  std::vector<char> keep(static_cast<size_t>(scores.n), 0);
+  for (int64_t v = 0; v < scores.n_views(); ++v) {
+    const std::span<const float> view = scores.view(v);
+    double held = 0;
+    for_best(view, [&](size_t i) {
+      if (held >= mass) return false;
+      keep[i] = 1;
+      held += static_cast<double>(size_of_item(sizes, i)) * double{view[i]};
+      return true;
+    });
+  }
+  return keep;
+}
+
+}  // namespace squeeze

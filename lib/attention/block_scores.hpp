@@ -1,0 +1,61 @@
+// From logits to scores: the attention that each item (a cluster's key, a key) is estimated to get from a block of
+// queries, and the items that survive a cut.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lib/attention/lookup.hpp"
+
+namespace squeeze {
+
+// The query rows that share a selection.
+struct BlockShape {
+  int64_t n_rows = 0;
+  QueryGroup group = {};
+};
+
+// The attention mass that upper stages dropped, per query row, and the clusters it belongs to.
+class DroppedMass {
+ public:
+  explicit DroppedMass(int64_t n_rows);
+  // log_mass: [n_rows, items.size()], the logarithm of the attention (before normalisation) that each item gets.
+  void add(std::span<const DroppedCluster> items, std::span<const float> log_mass);
+  // log sum exp over the items of a row; -infinity if there are none.
+  double log_sum(int64_t row) const { return log_sum_[static_cast<size_t>(row)]; }
+  // Hands the items and their logits to a selection.
+  void move_to(Selection& selection);
+
+ private:
+  std::vector<DroppedCluster> items_;
+  std::vector<std::vector<float>> logits_;  // [n_rows][items]
+  std::vector<double> log_sum_;             // [n_rows]
+};
+
+// Scores [n_views, n], one after the other.
+struct BlockScores {
+  std::vector<float> scores;
+  int64_t n = 0;
+
+  std::span<const float> view(int64_t v) const { return {scores.data() + v * n, static_cast<size_t>(n)}; }
+  int64_t n_views() const { return n ? static_cast<int64_t>(scores.size()) / n : 0; }
+};
+
+// logits: [block.n_rows, n]; sizes: keys of each item, [n], or empty: one each. The score of an item for one query row
+// is exp(logit) / (sum_j sizes[j] exp(logit_j) + dropped), as lookup.hpp defines it; per view it is averaged over
+// tokens and averaged, or maximised, over heads. Throws if a logit is not finite.
+BlockScores block_scores(std::span<const float> logits, int64_t n, std::span<const float> sizes,
+                         const DroppedMass& dropped, const BlockShape& block);
+
+// Which items survive in any view: those whose score exceeds the threshold.
+std::vector<char> keep_above(const BlockScores& scores, float threshold);
+// The best items as long as they hold at most max_keys keys together (views share them equally). At least the best one
+// survives, unless max_keys is 0; skip_large: an item that does not fit is passed over, not the end.
+// Equal scores: the lower item first.
+std::vector<char> keep_best(const BlockScores& scores, std::span<const float> sizes, int64_t max_keys,
+                            bool skip_large = false);
+// The best items until their estimated mass reaches `mass`.
+std::vector<char> keep_mass(const BlockScores& scores, std::span<const float> sizes, double mass);
+
+}  // namespace squeeze

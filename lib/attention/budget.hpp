@@ -1,0 +1,14 @@
+// A byte budget as a policy.
+#pragma once
+
+#include "lib/attention/policy.hpp"
+
+namespace squeeze {
+
+// Over all heads, lookups read the share `budget`, in (0, 1], of the context's keys and values, index bytes included:
+// what pinned rows and centroids leave goes to sketches and keys, more of it to heads that need more keys (the
+// calibration's HeadShares). rest: whether value means are read too. Throws from the lookup if the pinned rows and the
+// centroids alone cost more.
+Policy budget_policy(const Calibration& calibration, double budget, Rest rest, float softmax_scale);
+
+}  // namespace squeeze

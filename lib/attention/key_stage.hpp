@@ -1,0 +1,43 @@
+// The last stage: the keys of the leaves that survived, told apart by their sketches (lib/index/sketch.hpp).
+#pragma once
+
+#include <vector>
+
+#include "lib/attention/descent.hpp"
+
+namespace squeeze {
+
+// Estimates the logits of every key in the kept leaves of a descent that has scored its leaves. Owns its buffers; the
+// descent outlives it.
+class KeyStage {
+ public:
+  // keep: per leaf in play. The head has sketches; the leaves that are not kept join the descent's dropped mass.
+  KeyStage(Descent& descent, const std::vector<char>& keep);
+
+  const ItemRuns& rows() const { return rows_; }  // the candidate rows
+  // Scores the candidates, in their order.
+  const BlockScores& score();
+  // Adds what each leaf lost to the descent's dropped mass: the sum of exp(estimated logit - correction) over its keys
+  // that are not kept. The correction takes back what the noise of the estimates adds to an exponential's mean.
+  void drop(const std::vector<char>& keep_key);
+
+ private:
+  struct Leaf {
+    int32_t leaf;
+    size_t position;  // among the leaves in play
+    int64_t first;    // candidate
+    int64_t n_rows;
+  };
+  void estimate(const Leaf& leaf, const std::vector<float>& rotated);
+  float log_mass(const Leaf& leaf, int64_t query, float noise, const std::vector<char>& keep_key);
+
+  Descent& descent_;
+  std::vector<Leaf> leaves_;
+  ItemRuns rows_;
+  std::vector<float> scales_;  // [candidates] of the sketches
+  std::vector<float> logits_;  // [query rows, candidates]
+  std::vector<float> weights_;
+  BlockScores scores_;
+};
+
+}  // namespace squeeze

@@ -1,0 +1,141 @@
+// Rotation by Gram-Schmidt, codes by rounding.
+#include "lib/index/sketch.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "kernels/kernels.hpp"
+
+namespace squeeze {
+namespace {
+
+double dot(const std::vector<double>& x, const std::vector<double>& y) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+// x without its components along the unit vectors of `basis`, twice: once is not orthogonal to rounding.
+void remove_components(std::vector<double>& x, const std::vector<std::vector<double>>& basis) {
+  for (int pass = 0; pass < 2; ++pass) {
+    for (const std::vector<double>& unit : basis) {
+      const double along = dot(x, unit);
+      for (size_t i = 0; i < x.size(); ++i) x[i] -= along * unit[i];
+    }
+  }
+}
+
+// A code and its scale.
+struct Code {
+  std::vector<float> levels;  // [head_dim]
+  double product = 0;         // x·levels
+  double squares = 0;         // |levels|^2
+};
+
+// Rounds x / step to +-0.5, +-1.5, or to +-1 where there is one bit.
+Code round_to_levels(const std::vector<float>& x, int bits, double step) {
+  Code code;
+  for (const float value : x) {
+    const double magnitude = bits == 1 ? 1.0 : std::abs(double{value}) < step ? 0.5 : 1.5;
+    const double level = value < 0 ? -magnitude : magnitude;
+    code.levels.push_back(static_cast<float>(level));
+    code.product += double{value} * level;
+    code.squares += level * level;
+  }
+  return code;
+}
+
+// Two bits: the step, in standard deviations, whose code points most nearly along x.
+Code best_code(const std::vector<float>& x, int bits, double norm) {
+  if (bits == 1) return round_to_levels(x, 1, 0);
+  constexpr double kSteps[] = {0.75, 0.85, 0.95, 1.05, 1.15, 1.3};
+  const double deviation = norm / std::sqrt(static_cast<double>(x.size()));
+  Code best;
+  for (const double step : kSteps) {
+    Code code = round_to_levels(x, 2, step * deviation);
+    if (best.levels.empty() || code.product / std::sqrt(code.squares) > best.product / std::sqrt(best.squares)) {
+      best = std::move(code);
+    }
+  }
+  return best;
+}
+
+void pack(const Code& code, int bits, uint8_t* out) {
+  const size_t plane = (code.levels.size() + 7) / 8;
+  for (size_t c = 0; c < code.levels.size(); ++c) {
+    const float level = code.levels[c];
+    const auto bit = static_cast<uint8_t>(1u << (c % 8));
+    if (level > 0) out[c / 8] |= bit;
+    const float rest = level > 0 ? level - 1 : level + 1;  // the second plane's half
+    if (bits == 2 && rest > 0) out[plane + c / 8] |= bit;
+  }
+}
+
+std::vector<float> transposed(TensorView square) {
+  const int64_t dim = square.size(0);
+  std::vector<float> out;
+  for (int64_t i = 0; i < dim * dim; ++i) out.push_back(square.f32()[i % dim * dim + i / dim]);
+  return out;
+}
+
+// out = R x, from R's columns. Not by the kernels, whose rounding differs between machines: a sketch can be checked bit
+// by bit.
+void rotate(const std::vector<float>& x, const std::vector<float>& columns, std::vector<float>& out) {
+  std::fill(out.begin(), out.end(), 0.0f);
+  const float* column = columns.data();
+  for (const float value : x) {
+    for (float& sum : out) sum += value * *column++;
+  }
+}
+
+}  // namespace
+
+Tensor random_rotation(int64_t head_dim, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<std::vector<double>> basis;
+  const auto dim = static_cast<size_t>(head_dim);
+  while (basis.size() < dim) {
+    std::vector<double> x(dim);
+    for (double& value : x) value = random() >> 63 ? 1.0 : -1.0;
+    remove_components(x, basis);
+    const double norm = std::sqrt(dot(x, x));
+    if (norm < 0.1) continue;  // nearly in the span already
+    for (double& value : x) value /= norm;
+    basis.push_back(std::move(x));
+  }
+  Tensor rotation(DType::f32, {head_dim, head_dim});
+  for (size_t i = 0; i < dim; ++i) {
+    for (size_t c = 0; c < dim; ++c) rotation.f32()[i * dim + c] = static_cast<float>(basis[i][c]);
+  }
+  return rotation;
+}
+
+Sketches sketch_keys(TensorView keys, const LevelView& leaves, int bits, TensorView rotation) {
+  const int64_t dim = keys.size(1);
+  const int64_t code_bytes = sketch_code_bytes(bits, dim);
+  Sketches out{std::vector<uint8_t>(static_cast<size_t>(keys.size(0) * code_bytes), 0), {}};
+  out.scales.reserve(static_cast<size_t>(keys.size(0)));
+  const std::vector<float> columns = transposed(rotation);
+  std::vector<float> centroid(static_cast<size_t>(dim)), residual(centroid.size()), rotated(centroid.size());
+  int64_t row = 0;
+  for (int64_t leaf = 0; leaf < leaves.n_clusters(); ++leaf) {
+    leaves.centroid_rows().widen(leaf, leaf + 1, centroid.data());
+    for (int32_t i = 0; i < leaves.n_rows(leaf); ++i, ++row) {
+      kernels().to_f32(keys.at(row * dim), keys.dtype(), dim, residual.data());
+      double squares = 0;
+      for (size_t c = 0; c < residual.size(); ++c) {
+        residual[c] -= centroid[c];
+        squares += double{residual[c]} * double{residual[c]};
+      }
+      rotate(residual, columns, rotated);
+      const Code code = best_code(rotated, bits, std::sqrt(squares));
+      const double scale = code.product > 0 ? squares / code.product : 0.0;
+      out.scales.push_back(f32_to_f16(static_cast<float>(std::min(scale, 65504.0))));
+      pack(code, bits, out.codes.data() + row * code_bytes);
+    }
+  }
+  return out;
+}
+
+}  // namespace squeeze
