@@ -72,19 +72,25 @@ void check_same_context(const KvIndex& index, const KvDump& dump) {
   }
 }
 
-std::vector<std::vector<HeadMetrics>> replay_heads(const ReplaySource& source, const Policy& policy, Rest rest) {
+std::vector<LayerMetrics> replay_rules(const ReplaySource& source, std::span<const ReplayRule> rules) {
   const ContextView view = source.index.view();
-  std::vector<std::vector<HeadMetrics>> layers(view.layers.size());
+  const std::vector<HeadMetrics> empty(static_cast<size_t>(view.model.n_kv_heads));
+  std::vector<LayerMetrics> all(rules.size(), LayerMetrics(view.layers.size(), empty));
   for (int layer = 0; layer < view.model.n_layers; ++layer) {
-    std::vector<HeadMetrics>& heads = layers[static_cast<size_t>(layer)];
-    heads.resize(static_cast<size_t>(view.model.n_kv_heads));
+    const std::vector<HeadView>& heads = view.layers[static_cast<size_t>(layer)];
     for_each_recorded(source, layer, [&](const RecordedQueries& recorded) {
-      const std::vector<HeadMetrics> measured = replay_layer(layer, view.layers[static_cast<size_t>(layer)], recorded,
-                                                             policy, rest, view.model.softmax_scale, source.block_size);
-      for (size_t h = 0; h < heads.size(); ++h) heads[h].add(measured[h]);
+      const auto measured = replay_layer(layer, heads, recorded, rules, view.model.softmax_scale, source.block_size);
+      for (size_t r = 0; r < rules.size(); ++r) {
+        for (size_t h = 0; h < heads.size(); ++h) all[r][static_cast<size_t>(layer)][h].add(measured[r][h]);
+      }
     });
   }
-  return layers;
+  return all;
+}
+
+LayerMetrics replay_heads(const ReplaySource& source, const Policy& policy, Rest rest) {
+  const ReplayRule rule{policy, rest};
+  return replay_rules(source, {&rule, 1})[0];
 }
 
 HeadMetrics pooled(const std::vector<HeadMetrics>& heads) {
@@ -93,7 +99,7 @@ HeadMetrics pooled(const std::vector<HeadMetrics>& heads) {
   return total;
 }
 
-HeadMetrics pooled(const std::vector<std::vector<HeadMetrics>>& layers) {
+HeadMetrics pooled(const LayerMetrics& layers) {
   HeadMetrics total;
   for (const auto& heads : layers) total.add(pooled(heads));
   return total;

@@ -19,10 +19,13 @@ struct ReplaySource {
   int64_t block_size = 1;
 };
 
-// [n_layers][n_kv_heads]
-std::vector<std::vector<HeadMetrics>> replay_heads(const ReplaySource& source, const Policy& policy, Rest rest);
+using LayerMetrics = std::vector<std::vector<HeadMetrics>>;  // [n_layers][n_kv_heads]
+
+// Per rule; dense attention is computed once for all of them.
+std::vector<LayerMetrics> replay_rules(const ReplaySource& source, std::span<const ReplayRule> rules);
+LayerMetrics replay_heads(const ReplaySource& source, const Policy& policy, Rest rest);
 HeadMetrics pooled(const std::vector<HeadMetrics>& heads);
-HeadMetrics pooled(const std::vector<std::vector<HeadMetrics>>& layers);
+HeadMetrics pooled(const LayerMetrics& layers);
 
 // Attention over the context alone, all layers, per query token as in decoding; medians of several passes.
 struct ReplayTimes {

@@ -70,12 +70,13 @@ int replay(const Options& o) {
   const KvDump dump(o.queries);
   check_same_context(index, dump);
   const ReplaySource source{index, dump, o.probes, o.block_size};
-  std::vector<ReplayTarget> targets;
+  std::vector<ReplayRule> rules;
   for (const NamedPolicy& named : chosen) {
-    const Policy policy = make_policy(named, index.calibration(), index.context().model.softmax_scale);
-    targets.push_back({named, replay_heads(source, policy, rest), {}});
-    targets.back().total = pooled(targets.back().layers);
+    rules.push_back({make_policy(named, index.calibration(), index.context().model.softmax_scale), rest});
   }
+  const std::vector<LayerMetrics> measured = replay_rules(source, rules);
+  std::vector<ReplayTarget> targets;
+  for (size_t i = 0; i < chosen.size(); ++i) targets.push_back({chosen[i], measured[i], pooled(measured[i])});
   if (o.json) {
     print_json({o.file, o.queries, o.probes ? "probes" : "window", o.rest, o.block_size}, targets);
   } else if (o.csv) {
