@@ -3,21 +3,10 @@
 
 #include <vector>
 
-#include "formats/kv_index.hpp"
 #include "lib/eval/replay.hpp"
+#include "tools/recorded_queries.hpp"
 
 namespace squeeze {
-
-// Throws unless the dump and the index come from the same model and text.
-void check_same_context(const KvIndex& index, const KvDump& dump);
-
-// The recorded queries that see every clustered token: of the dump's last window, or of its probe questions.
-struct ReplaySource {
-  const KvIndex& index;
-  const KvDump& dump;
-  bool probes = false;
-  int64_t block_size = 1;
-};
 
 using LayerMetrics = std::vector<std::vector<HeadMetrics>>;  // [n_layers][n_kv_heads]
 
