@@ -28,9 +28,10 @@ Json matrix(const LayerMetrics& layers, double (*figure)(const HeadMetrics&)) {
   return rows;
 }
 
-Json point_json(const CurvePoint& point) {
+Json point_json(const std::string& policy, const CurvePoint& point) {
   const HeadMetrics& m = point.total;
-  return {{"value", point.value},
+  return {{"label", NamedPolicy{policy, point.value}.describe()},
+          {"value", point.value},
           {"measured_sparsity", m.usage.sparsity()},
           {"budget", m.usage.budget()},
           {"kept_mass", m.kept_mass},
@@ -47,7 +48,7 @@ Json curves_json(const std::vector<Curve>& curves) {
   Json list = Json::array();
   for (const Curve& curve : curves) {
     Json points = Json::array();
-    for (const CurvePoint& point : curve.points) points.push_back(point_json(point));
+    for (const CurvePoint& point : curve.points) points.push_back(point_json(curve.policy, point));
     list.push_back({{"label", curve.label},
                     {"policy", curve.policy},
                     {"rest", curve.rest == Rest::mean ? "mean" : "drop"},

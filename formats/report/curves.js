@@ -7,10 +7,11 @@ const palette = {
   dark: ["#56b4e9", "#2fcb9a", "#ff8f4d", "#e39ac6", "#a8b0ba", "#f0c24b", "#8ec9ee"],
 };
 const markers = ["circle", "rect", "triangle", "rectRot", "crossRot", "star", "cross"];
+const firstPolicies = ["sparsity", "flat", "quest", "window", "oracle"];  // the same colours in every report
 const charts = [];
 
 function seriesOf(curve, colours, y) {
-  const policies = [...new Set(report.curves.map((c) => c.policy))];
+  const policies = [...new Set([...firstPolicies, ...report.curves.map((c) => c.policy)])];
   const order = policies.indexOf(curve.policy);
   const colour = colours[order % colours.length];
   return {
@@ -19,7 +20,7 @@ function seriesOf(curve, colours, y) {
       .filter((p) => p.x > 0 && (!y.log || p.y > 0)),
     borderColor: colour, backgroundColor: colour, borderWidth: 2, pointBorderWidth: 2,
     pointBackgroundColor: curve.rest === "mean" ? style("--background") : colour, borderDash: curve.rest === "mean" ? [6, 4] : [],
-    pointStyle: markers[order % markers.length], pointRadius: 4, pointHoverRadius: 6, tension: 0,
+    pointStyle: markers[order % markers.length], pointRadius: 4, pointHoverRadius: 6, clip: 8,
   };
 }
 
@@ -48,7 +49,7 @@ function budgetChart(id, y, colours) {
       plugins: {
         legend: { position: "bottom", labels: { color: colours.text, usePointStyle: true, boxWidth: 8, boxHeight: 8, padding: 12 } },
         tooltip: { usePointStyle: true, callbacks: {
-          title: (items) => items.map((i) => `${i.dataset.label} (${i.raw.point.value})`).join(", "),
+          title: (items) => items.map((i) => `${i.dataset.label} (${i.raw.point.label})`).join(", "),
           label: (item) => [`budget ${withUnit(item.raw.x)}`, `${y.label} ${withUnit(item.raw.y)}`] } },
       },
     },

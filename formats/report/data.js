@@ -44,6 +44,6 @@ function fillSelect(select, labels, chosen) {
   select.value = chosen;
 }
 
-const nameOfPoint = (curve, point) => `${curve.policy} ${point.value}${curve.rest === "mean" ? ", rest mean" : ""}`;
+const nameOfPoint = (curve, point) => `${point.label}${curve.rest === "mean" ? ", rest mean" : ""}`;
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const darkQuery = matchMedia("(prefers-color-scheme: dark)");

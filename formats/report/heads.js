@@ -63,8 +63,8 @@ function showHeads() {
 }
 
 function choosePoints(chosen) {
-  const { policy, points } = report.curves[byId("curve").value];
-  fillSelect(byId("point"), points.map((p) => `${policy} ${p.value} (budget ${kinds.percent.text(100 * p.budget)})`), chosen);
+  const { points } = report.curves[byId("curve").value];
+  fillSelect(byId("point"), points.map((p) => `${p.label} (budget ${kinds.percent.text(100 * p.budget)})`), chosen);
 }
 
 fillSelect(byId("curve"), report.curves.map((curve) => curve.label), report.focus.curve);
