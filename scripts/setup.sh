@@ -12,7 +12,7 @@ HELP
 fi
 
 packages=(g++ cmake ninja-build pkg-config libcli11-dev libhdf5-dev libfaiss-dev libblas-dev liblapack-dev libfmt-dev
-  doctest-dev libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libssl-dev)
+  doctest-dev libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libssl-dev libjs-chart.js)
 
 missing=()
 for package in "${packages[@]}"; do

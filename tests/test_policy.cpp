@@ -73,6 +73,20 @@ TEST_SUITE("policy") {
     CHECK(policy(0, 0, head, queries, 1).n_keys < policy(0, 0, head, queries, 30).n_keys);
   }
 
+  TEST_CASE("flat scores every leaf, and nothing above") {
+    const MadeContext made(1, 200, 8, DType::f32, {{.count = 5}, {.count = 20}});
+    const HeadView head = made.layer.head(0);
+    const Tensor queries = random_tensor({2, 8}, 2);
+    const Calibration calibration = made_calibration(1);
+    const Policy flat = make_policy("flat", {.value = 0.8, .calibration = &calibration, .softmax_scale = kScale});
+    const Selection selection = flat(0, 0, head, queries, 1);
+    CHECK(selection.n_scored == head.levels[1].n_clusters());
+    SelectionRule rule;
+    rule.rule = Rule::threshold;
+    rule.thresholds = {-std::numeric_limits<float>::infinity(), calibration.blocks[0].flat[1].at(0.8)};
+    CHECK(selection.ranges == select_clusters(head, queries, kScale, rule).ranges);
+  }
+
   TEST_CASE("sparsity 0 reads everything") {
     const MadeContext made(1, 100, 8, DType::f32, {{.count = 9}});
     const HeadView head = made.layer.head(0);
@@ -125,7 +139,7 @@ TEST_SUITE("policy") {
       if (find_policy(name).drops_clusters) check_covers(head, selection);
       return selection.n_keys;
     };
-    CHECK(policies().size() == 9);
+    CHECK(policies().size() == 10);
     CHECK(keys_of("dense", 0) == head.n_clustered());
     CHECK(keys_of("sparsity", 0) == head.n_clustered());
     CHECK(keys_of("threshold", 0) == head.n_clustered());
@@ -145,7 +159,7 @@ TEST_SUITE("policy") {
     const auto make = [&](const char* name, double value) {
       return make_policy(name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
     };
-    CHECK_THROWS_WITH_AS(make("quantum", 1), doctest::Contains("dense, sparsity, threshold, top-k, top-p, budget"),
+    CHECK_THROWS_WITH_AS(make("quantum", 1), doctest::Contains("dense, sparsity, flat, threshold, top-k, top-p, budget"),
                          Error);
     CHECK_THROWS_AS(make("sparsity", 1), Error);
     CHECK_THROWS_AS(make("sparsity", -0.1), Error);

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "formats/kv_context.hpp"
-#include "formats/kv_index.hpp"
 #include "tools/tool.hpp"
 
 namespace squeeze {
@@ -50,26 +49,38 @@ Json dump_json(const KvDump& dump) {
   return info;
 }
 
-// Clusters per level, over all layers and heads, and the biggest leaf.
+// The index's bytes of one level of one head: centroids, value means, first rows and first children.
+int64_t level_bytes(const LevelView& level) {
+  return static_cast<int64_t>(level.centroids.n_bytes() + level.value_means.n_bytes() + level.first_row.size_bytes() +
+                              level.first_child.size_bytes());
+}
+
+// Clusters per level, over all layers and heads, their bytes, and the biggest cluster.
 Json levels_json(const ContextView& view) {
   Json levels = Json::array();
   for (size_t k = 0; k < view.layers[0][0].levels.size(); ++k) {
-    int64_t clusters = 0, heads = 0;
+    int64_t clusters = 0, heads = 0, bytes = 0;
     int32_t biggest = 0;
     for (const auto& layer : view.layers) {
       for (const HeadView& head : layer) {
         const LevelView& level = head.levels[k];
         clusters += level.n_clusters();
+        bytes += level_bytes(level);
         ++heads;
         for (int64_t i = 0; i < level.n_clusters(); ++i) biggest = std::max(biggest, level.n_rows(i));
       }
     }
-    levels.push_back({{"clusters_per_head", double(clusters) / double(heads)}, {"biggest", biggest}});
+    levels.push_back({{"clusters_per_head", double(clusters) / double(heads)},
+                      {"biggest", biggest},
+                      {"n_clusters", clusters},
+                      {"bytes", bytes}});
   }
   return levels;
 }
 
-Json index_json(const KvIndex& index) {
+}  // namespace
+
+Json describe_index(const KvIndex& index) {
   Json info = context_json(index.context());
   const IndexOptions& options = index.options();
   const Calibration& calibration = index.calibration();
@@ -88,6 +99,8 @@ Json index_json(const KvIndex& index) {
                          {"block_sizes", blocks}};
   return info;
 }
+
+namespace {
 
 // One line a fact: nested objects are indented, arrays of objects get a line each.
 void print_facts(const Json& info, int indent) {
@@ -109,7 +122,7 @@ void print_facts(const Json& info, int indent) {
 void describe_file(const std::string& path, bool json) {
   const std::string format = format_of(path);
   Json info = {{"file", path}, {"format", format}, {"bytes", std::filesystem::file_size(path)}};
-  const Json rest = format == "squeeze-index" ? index_json(KvIndex(path)) : dump_json(KvDump(path));
+  const Json rest = format == "squeeze-index" ? describe_index(KvIndex(path)) : dump_json(KvDump(path));
   info.update(rest);
   info["integrity"] = "shapes, types and sizes hold";
   if (json) {

@@ -1,9 +1,15 @@
 // What squeeze-inspect FILE prints: what a dump or an index holds, and the check of its laws.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "formats/kv_index.hpp"
+
 namespace squeeze {
+
+// Model, text, shapes, options, levels and calibration of an index.
+nlohmann::ordered_json describe_index(const KvIndex& index);
 
 // Prints model, text, shapes, sizes, options and integrity; as JSON if asked. Opens the file with all its checks.
 void describe_file(const std::string& path, bool json);

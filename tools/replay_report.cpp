@@ -4,47 +4,10 @@
 #include <algorithm>
 #include <chrono>
 
-#include "lib/core/error.hpp"
-
 namespace squeeze {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// The queries at positions from `first_position` on: [n_query_heads, n, head_dim].
-struct WindowQueries {
-  Tensor queries;
-  std::vector<int32_t> positions;
-};
-
-WindowQueries window_queries(const ReplaySource& source, int layer) {
-  const KvLayerView kv = source.dump.layer(layer);
-  const std::span<const int32_t> all = source.dump.query_positions();
-  const int64_t first = source.index.context().n_tokens() - source.index.options().n_window;
-  const auto begin = std::lower_bound(all.begin(), all.end(), first) - all.begin();
-  if (begin == std::ssize(all)) {
-    fail("{}: no recorded query lies in the index's window of {} tokens; dump with a larger --window",
-         source.dump.path(), source.index.options().n_window);
-  }
-  return {slice_dim1(kv.queries, begin, std::ssize(all)), {all.begin() + begin, all.end()}};
-}
-
-template <class Visit>  // called with the recorded queries of each source (the window, or every probe) of one layer
-void for_each_recorded(const ReplaySource& source, int layer, Visit visit) {
-  if (!source.probes) {
-    const WindowQueries window = window_queries(source, layer);
-    visit(RecordedQueries{window.queries, window.positions, {}, {}});
-    return;
-  }
-  if (source.dump.n_probes() == 0) fail("{}: holds no probe questions; dump with --probes", source.dump.path());
-  const auto n_tokens = static_cast<int32_t>(source.index.context().n_tokens());
-  for (int probe = 0; probe < source.dump.n_probes(); ++probe) {
-    const KvLayerView kv = source.dump.probe_layer(probe, layer);
-    std::vector<int32_t> positions(static_cast<size_t>(kv.queries.size(1)));
-    for (size_t i = 0; i < positions.size(); ++i) positions[i] = n_tokens + static_cast<int32_t>(i);
-    visit(RecordedQueries{kv.queries, positions, kv.keys, kv.values});
-  }
-}
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
@@ -61,30 +24,26 @@ double step_ms(ContextAttention& attention, const std::vector<AttentionInput>& l
 
 }  // namespace
 
-void check_same_context(const KvIndex& index, const KvDump& dump) {
-  if (index.context().model.model_fingerprint != dump.context().model.model_fingerprint) {
-    fail("{}: comes from another model than {} (fingerprints {} and {})", dump.path(), index.path(),
-         dump.context().model.model_fingerprint, index.context().model.model_fingerprint);
+std::vector<LayerMetrics> replay_rules(const ReplaySource& source, std::span<const ReplayRule> rules) {
+  const ContextView view = source.index.view();
+  const std::vector<HeadMetrics> empty(static_cast<size_t>(view.model.n_kv_heads));
+  std::vector<LayerMetrics> all(rules.size(), LayerMetrics(view.layers.size(), empty));
+  for (int layer = 0; layer < view.model.n_layers; ++layer) {
+    const std::vector<HeadView>& heads = view.layers[static_cast<size_t>(layer)];
+    for (const LayerQueries& recorded : replay_queries(source, layer)) {
+      const auto measured =
+          replay_layer(layer, heads, recorded.view(), rules, view.model.softmax_scale, source.block_size);
+      for (size_t r = 0; r < rules.size(); ++r) {
+        for (size_t h = 0; h < heads.size(); ++h) all[r][static_cast<size_t>(layer)][h].add(measured[r][h]);
+      }
+    }
   }
-  if (index.context().tokens != dump.context().tokens) {
-    fail("{}: holds another text than {} ({} and {} tokens); use the dump that the index was built from", dump.path(),
-         index.path(), dump.context().n_tokens(), index.context().n_tokens());
-  }
+  return all;
 }
 
-std::vector<std::vector<HeadMetrics>> replay_heads(const ReplaySource& source, const Policy& policy, Rest rest) {
-  const ContextView view = source.index.view();
-  std::vector<std::vector<HeadMetrics>> layers(view.layers.size());
-  for (int layer = 0; layer < view.model.n_layers; ++layer) {
-    std::vector<HeadMetrics>& heads = layers[static_cast<size_t>(layer)];
-    heads.resize(static_cast<size_t>(view.model.n_kv_heads));
-    for_each_recorded(source, layer, [&](const RecordedQueries& recorded) {
-      const std::vector<HeadMetrics> measured = replay_layer(layer, view.layers[static_cast<size_t>(layer)], recorded,
-                                                             policy, rest, view.model.softmax_scale, source.block_size);
-      for (size_t h = 0; h < heads.size(); ++h) heads[h].add(measured[h]);
-    });
-  }
-  return layers;
+LayerMetrics replay_heads(const ReplaySource& source, const Policy& policy, Rest rest) {
+  const ReplayRule rule{policy, rest};
+  return replay_rules(source, {&rule, 1})[0];
 }
 
 HeadMetrics pooled(const std::vector<HeadMetrics>& heads) {
@@ -93,7 +52,7 @@ HeadMetrics pooled(const std::vector<HeadMetrics>& heads) {
   return total;
 }
 
-HeadMetrics pooled(const std::vector<std::vector<HeadMetrics>>& layers) {
+HeadMetrics pooled(const LayerMetrics& layers) {
   HeadMetrics total;
   for (const auto& heads : layers) total.add(pooled(heads));
   return total;

@@ -3,26 +3,18 @@
 
 #include <vector>
 
-#include "formats/kv_index.hpp"
 #include "lib/eval/replay.hpp"
+#include "tools/recorded_queries.hpp"
 
 namespace squeeze {
 
-// Throws unless the dump and the index come from the same model and text.
-void check_same_context(const KvIndex& index, const KvDump& dump);
+using LayerMetrics = std::vector<std::vector<HeadMetrics>>;  // [n_layers][n_kv_heads]
 
-// The recorded queries that see every clustered token: of the dump's last window, or of its probe questions.
-struct ReplaySource {
-  const KvIndex& index;
-  const KvDump& dump;
-  bool probes = false;
-  int64_t block_size = 1;
-};
-
-// [n_layers][n_kv_heads]
-std::vector<std::vector<HeadMetrics>> replay_heads(const ReplaySource& source, const Policy& policy, Rest rest);
+// Per rule; dense attention is computed once for all of them.
+std::vector<LayerMetrics> replay_rules(const ReplaySource& source, std::span<const ReplayRule> rules);
+LayerMetrics replay_heads(const ReplaySource& source, const Policy& policy, Rest rest);
 HeadMetrics pooled(const std::vector<HeadMetrics>& heads);
-HeadMetrics pooled(const std::vector<std::vector<HeadMetrics>>& layers);
+HeadMetrics pooled(const LayerMetrics& layers);
 
 // Attention over the context alone, all layers, per query token as in decoding; medians of several passes.
 struct ReplayTimes {

@@ -12,8 +12,8 @@ namespace squeeze {
 // One policy replayed over the whole index.
 struct ReplayTarget {
   NamedPolicy policy;
-  std::vector<std::vector<HeadMetrics>> layers;  // [n_layers][n_kv_heads]
-  HeadMetrics total;                             // of all
+  LayerMetrics layers;
+  HeadMetrics total;  // of all
 };
 
 // What was replayed, for the JSON.

@@ -44,6 +44,11 @@ double fixed_bytes(const Calibration& calibration, const HeadView& head, Rest re
 
 }  // namespace
 
+double least_budget(const Calibration& calibration, const HeadView& head, Rest rest) {
+  if (head.levels.empty()) return 0;
+  return fixed_bytes(calibration, head, rest) / static_cast<double>(head.n_tokens() * kv_bytes(head));
+}
+
 Policy budget_policy(const Calibration& calibration, double budget, Rest rest, float softmax_scale) {
   if (!(budget > 0 && budget <= 1))
     fail("budget: expected a share of the KV bytes above 0 and up to 1, found {}", budget);

@@ -70,6 +70,13 @@ Policy make_sparsity(const PolicyInputs& inputs) {
   return sparsity_policy(calibration_of(inputs, "sparsity"), inputs.value, inputs.softmax_scale);
 }
 
+// With nothing let through above, thresholds() prunes by the leaves alone.
+Policy make_flat(const PolicyInputs& inputs) {
+  Calibration flat = calibration_of(inputs, "flat");
+  std::fill(flat.upper_keep.begin(), flat.upper_keep.end(), 0.0);
+  return sparsity_policy(flat, inputs.value, inputs.softmax_scale);
+}
+
 Policy make_threshold(const PolicyInputs& inputs) {
   const auto threshold = static_cast<float>(checked("threshold", inputs.value, 0, 1));
   return pruned_policy(calibration_of(inputs, "threshold"), inputs.softmax_scale, [threshold](SelectionRule& rule) {
@@ -102,6 +109,7 @@ Policy make_oracle(const PolicyInputs& inputs) { return oracle_policy(inputs.val
 constexpr PolicyEntry kPolicies[] = {
     {"dense", "", make_dense},
     {"sparsity", "share of the clustered keys that is not read, by calibrated thresholds", make_sparsity},
+    {"flat", "as sparsity, by the leaves alone: all of them are scored", make_flat},
     {"threshold", "clusters with a higher score are read", make_threshold},
     {"top-k", "number of clustered keys read per KV head", make_top_k},
     {"top-p", "estimated share of the attention to clustered keys that is read", make_top_p},

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "lib/core/elapsed.hpp"
-#include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
 #include "lib/eval/metrics.hpp"
 
@@ -15,39 +14,7 @@ namespace {
 
 constexpr int64_t kLogitRows = 8;  // query rows whose logits are held at once
 
-// One selection: consecutive query tokens of one KV head.
-struct Block {
-  int kv_head;
-  const HeadView* head;
-  Tensor queries;  // f32 [n_tokens * group_size, head_dim]
-  int64_t n_tokens;
-  std::vector<int64_t> visible_tokens;  // per query row, in the context
-  std::vector<AttendPart> tail;         // none or one
-};
-
-Block make_block(const HeadView& head, int kv_head, int64_t group_size, const RecordedQueries& recorded, int64_t begin,
-                 int64_t end) {
-  const int64_t head_dim = recorded.queries.size(2);
-  Block block{kv_head, &head, Tensor(DType::f32, {(end - begin) * group_size, head_dim}), end - begin, {}, {}};
-  const int64_t n_tail = recorded.tail_keys.data() ? recorded.tail_keys.size(1) : 0;
-  if (n_tail > 0) {
-    block.tail.push_back({recorded.tail_keys[kv_head], recorded.tail_values[kv_head], {}, {}});
-    block.tail[0].ranges.push_back({0, static_cast<int32_t>(n_tail)});
-  }
-  float* out = block.queries.f32();
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t n_seen = int64_t{recorded.positions[static_cast<size_t>(t)]} + 1;
-    for (int64_t g = 0; g < group_size; ++g, out += head_dim) {
-      const TensorView query = recorded.queries[kv_head * group_size + g][t];
-      kernels().to_f32(query.data(), query.dtype(), head_dim, out);
-      block.visible_tokens.push_back(std::min(n_seen, head.n_tokens()));
-      if (n_tail > 0) block.tail[0].visible.push_back(std::max<int64_t>(0, n_seen - head.n_tokens()));
-    }
-  }
-  return block;
-}
-
-Tensor attend(const Block& block, const Selection& selection, Rest rest, float softmax_scale) {
+Tensor attend(const QueryBlock& block, const Selection& selection, Rest rest, float softmax_scale) {
   AttendWork work = context_work(*block.head, selection, rest, block.queries, softmax_scale, block.visible_tokens);
   work.parts.insert(work.parts.end(), block.tail.begin(), block.tail.end());
   AttentionState state(block.queries.size(0), block.queries.size(1));
@@ -55,16 +22,22 @@ Tensor attend(const Block& block, const Selection& selection, Rest rest, float s
   return state.output();
 }
 
-// Kept mass and recall, summed over the block's rows.
-void measure_keys(const Block& block, const Selection& selection, float softmax_scale, HeadMetrics& metrics) {
+// What one rule selected for a block, and the clustered part of it as ranges of logits.
+struct Selected {
+  Selection selection;
+  std::vector<RowRange> ranges;
+};
+
+// Mean kept mass and recall over the block's rows, per selection. The logits are computed once for all.
+void measure_keys(const QueryBlock& block, const std::vector<Selected>& selected, float softmax_scale,
+                  std::vector<HeadMetrics>& metrics) {
   const HeadView& head = *block.head;
   const int64_t n_clustered = head.n_clustered();
   const int64_t head_dim = block.queries.size(1);
-  std::vector<RowRange> ranges = selection.ranges;
-  for (RowRange& range : ranges) range = {range.begin - head.n_sinks, range.end - head.n_sinks};
+  const int64_t n_rows = block.queries.size(0);
   std::vector<float> logits(static_cast<size_t>(kLogitRows * n_clustered));
-  for (int64_t row = 0; row < block.queries.size(0); row += kLogitRows) {
-    const int64_t n = std::min(kLogitRows, block.queries.size(0) - row);
+  for (int64_t row = 0; row < n_rows; row += kLogitRows) {
+    const int64_t n = std::min(kLogitRows, n_rows - row);
     kernels().scores({.queries = block.queries.f32() + row * head_dim,
                       .n_queries = n,
                       .rows = head.keys.at(head.n_sinks * head_dim),
@@ -76,9 +49,15 @@ void measure_keys(const Block& block, const Selection& selection, float softmax_
                       .out_stride = n_clustered});
     for (int64_t i = 0; i < n; ++i) {
       const std::span<const float> own(logits.data() + i * n_clustered, static_cast<size_t>(n_clustered));
-      metrics.kept_mass += kept_mass(own, ranges);
-      metrics.topk_recall += topk_recall(own, ranges, selection.n_keys);
+      for (size_t r = 0; r < selected.size(); ++r) {
+        metrics[r].kept_mass += kept_mass(own, selected[r].ranges);
+        metrics[r].topk_recall += topk_recall(own, selected[r].ranges, selected[r].selection.n_keys);
+      }
     }
+  }
+  for (HeadMetrics& m : metrics) {
+    m.kept_mass /= static_cast<double>(n_rows);
+    m.topk_recall /= static_cast<double>(n_rows);
   }
 }
 
@@ -96,50 +75,37 @@ double relative_error(double error_squares, double dense_squares) {
   return std::sqrt(error_squares / dense_squares);
 }
 
-HeadMetrics replay_block(int layer, const Block& block, const Policy& policy, Rest rest, float softmax_scale) {
+Selected select(int layer, const QueryBlock& block, const ReplayRule& rule, HeadMetrics& metrics) {
   const HeadView& head = *block.head;
-  const auto lookup_start = std::chrono::steady_clock::now();
-  const Selection selection = policy(layer, block.kv_head, head, block.queries, block.n_tokens);
-  HeadMetrics metrics;
-  metrics.usage = usage_of(head, selection, rest);
-  metrics.usage.lookup_ms = ms_since(lookup_start);
-  const auto sparse_start = std::chrono::steady_clock::now();
-  const Tensor sparse = attend(block, selection, rest, softmax_scale);
-  metrics.usage.attention_ms = ms_since(sparse_start);
-  const auto dense_start = std::chrono::steady_clock::now();
-  const Tensor dense = attend(block, everything(head), Rest::drop, softmax_scale);
-  metrics.dense_ms = ms_since(dense_start);
-
-  metrics.n_rows = block.queries.size(0);
-  measure_keys(block, selection, softmax_scale, metrics);
-  metrics.kept_mass /= static_cast<double>(metrics.n_rows);
-  metrics.topk_recall /= static_cast<double>(metrics.n_rows);
-  measure_output(sparse, dense, metrics);
-  metrics.output_error = relative_error(metrics.error_squares, metrics.dense_squares);
-  return metrics;
+  const auto start = std::chrono::steady_clock::now();
+  Selected selected{rule.policy(layer, block.kv_head, head, block.queries, block.n_tokens), {}};
+  metrics.usage = usage_of(head, selected.selection, rule.rest);
+  metrics.usage.lookup_ms = ms_since(start);
+  selected.ranges = selected.selection.ranges;
+  for (RowRange& range : selected.ranges) range = {range.begin - head.n_sinks, range.end - head.n_sinks};
+  return selected;
 }
 
-void check(const std::vector<HeadView>& heads, const RecordedQueries& recorded, int64_t block_size) {
-  const auto n_heads = static_cast<int64_t>(heads.size());
-  const TensorView queries = recorded.queries;
-  if (block_size < 1) fail("replay: the block size must be at least 1, found {}", block_size);
-  if (n_heads == 0 || queries.shape().rank() != 3 || queries.size(0) == 0 || queries.size(0) % n_heads != 0 ||
-      queries.size(1) != static_cast<int64_t>(recorded.positions.size()) || queries.size(2) != heads[0].keys.size(1)) {
-    fail("replay: queries {} at {} positions do not fit {} KV heads", queries.shape().str(), recorded.positions.size(),
-         n_heads);
+// Per rule. The dense output is computed once for all.
+std::vector<HeadMetrics> replay_block(int layer, const QueryBlock& block, std::span<const ReplayRule> rules,
+                                      float softmax_scale) {
+  const auto dense_start = std::chrono::steady_clock::now();
+  const Tensor dense = attend(block, everything(*block.head), Rest::drop, softmax_scale);
+  const double dense_ms = ms_since(dense_start);
+  std::vector<HeadMetrics> metrics(rules.size());
+  std::vector<Selected> selected;
+  for (size_t r = 0; r < rules.size(); ++r) {
+    selected.push_back(select(layer, block, rules[r], metrics[r]));
+    const auto sparse_start = std::chrono::steady_clock::now();
+    const Tensor sparse = attend(block, selected[r].selection, rules[r].rest, softmax_scale);
+    metrics[r].usage.attention_ms = ms_since(sparse_start);
+    metrics[r].dense_ms = dense_ms;
+    metrics[r].n_rows = block.queries.size(0);
+    measure_output(sparse, dense, metrics[r]);
+    metrics[r].output_error = relative_error(metrics[r].error_squares, metrics[r].dense_squares);
   }
-  const TensorView tail = recorded.tail_keys;
-  if (!tail.data()) return;
-  if (tail.shape() != recorded.tail_values.shape() || tail.shape().rank() != 3 || tail.size(0) != n_heads) {
-    fail("replay: tail keys {} and values {} do not fit {} KV heads", tail.shape().str(),
-         recorded.tail_values.shape().str(), n_heads);
-  }
-  for (const int32_t position : recorded.positions) {
-    if (position >= heads[0].n_tokens() + tail.size(1)) {
-      fail("replay: a query at position {}, but only {} context and {} question tokens", position, heads[0].n_tokens(),
-           tail.size(1));
-    }
-  }
+  measure_keys(block, selected, softmax_scale, metrics);
+  return metrics;
 }
 
 }  // namespace
@@ -158,27 +124,27 @@ void HeadMetrics::add(const HeadMetrics& other) {
   n_rows += other.n_rows;
 }
 
-std::vector<HeadMetrics> replay_layer(int layer, const std::vector<HeadView>& heads, const RecordedQueries& recorded,
-                                      const Policy& policy, Rest rest, float softmax_scale, int64_t block_size) {
-  check(heads, recorded, block_size);
-  const auto n_heads = static_cast<int64_t>(heads.size());
-  const int64_t group_size = recorded.queries.size(0) / n_heads;
-  const int64_t n_queries = recorded.queries.size(1);
-  const int64_t n_blocks = (n_queries + block_size - 1) / block_size;
-  std::vector<HeadMetrics> blocks(static_cast<size_t>(n_heads * n_blocks));
-  parallel_for(n_heads * n_blocks, [&](int64_t i) {
-    const int64_t begin = i % n_blocks * block_size;
-    const int64_t end = std::min(begin + block_size, n_queries);
-    const auto kv_head = static_cast<int>(i / n_blocks);
-    const HeadView& head = heads[static_cast<size_t>(kv_head)];
-    const Block block = make_block(head, kv_head, group_size, recorded, begin, end);
-    blocks[static_cast<size_t>(i)] = replay_block(layer, block, policy, rest, softmax_scale);
+std::vector<std::vector<HeadMetrics>> replay_layer(int layer, const std::vector<HeadView>& heads,
+                                                   const RecordedQueries& recorded, std::span<const ReplayRule> rules,
+                                                   float softmax_scale, int64_t block_size) {
+  const QueryBlocks blocks(heads, recorded, block_size);
+  std::vector<std::vector<HeadMetrics>> measured(static_cast<size_t>(blocks.size()));
+  parallel_for(blocks.size(), [&](int64_t i) {
+    measured[static_cast<size_t>(i)] = replay_block(layer, blocks.at(i), rules, softmax_scale);
   });
-  std::vector<HeadMetrics> metrics(heads.size());
-  for (int64_t i = 0; i < n_heads * n_blocks; ++i) {
-    metrics[static_cast<size_t>(i / n_blocks)].add(blocks[static_cast<size_t>(i)]);
+  std::vector<std::vector<HeadMetrics>> metrics(rules.size(), std::vector<HeadMetrics>(heads.size()));
+  for (int64_t i = 0; i < blocks.size(); ++i) {
+    for (size_t r = 0; r < rules.size(); ++r) {
+      metrics[r][static_cast<size_t>(blocks.kv_head(i))].add(measured[static_cast<size_t>(i)][r]);
+    }
   }
   return metrics;
+}
+
+std::vector<HeadMetrics> replay_layer(int layer, const std::vector<HeadView>& heads, const RecordedQueries& recorded,
+                                      const Policy& policy, Rest rest, float softmax_scale, int64_t block_size) {
+  const ReplayRule rule{policy, rest};
+  return replay_layer(layer, heads, recorded, {&rule, 1}, softmax_scale, block_size)[0];
 }
 
 }  // namespace squeeze

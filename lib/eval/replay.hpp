@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lib/attention/context_attention.hpp"
+#include "lib/eval/query_blocks.hpp"
 
 namespace squeeze {
 
@@ -24,17 +25,18 @@ struct HeadMetrics {
   void add(const HeadMetrics& other);  // pools by n_rows
 };
 
-struct RecordedQueries {
-  TensorView queries;                  // [n_query_heads, n_queries, head_dim]
-  std::span<const int32_t> positions;  // [n_queries] token positions, all >= the last clustered token
-  // [n_kv_heads, n_tail, head_dim], the recorded question's own: the tokens from the context's end on. May be empty:
-  // then queries after the context see the context only.
-  TensorView tail_keys, tail_values;
+struct ReplayRule {
+  Policy policy;
+  Rest rest = Rest::drop;
 };
 
-// Per KV head. block_size: query tokens per selection. Dense attention is computed in float32 by the same kernels, in
-// short sums. Deterministic for any number of threads. Throws if shapes do not fit, or a query does not see all
-// clustered tokens.
+// [n_rules][n_kv_heads]. block_size: query tokens per selection. Dense attention is computed in float32 by the same
+// kernels, in short sums, once for all rules. Deterministic for any number of threads. Throws as QueryBlocks does.
+std::vector<std::vector<HeadMetrics>> replay_layer(int layer, const std::vector<HeadView>& heads,
+                                                   const RecordedQueries& recorded, std::span<const ReplayRule> rules,
+                                                   float softmax_scale, int64_t block_size);
+
+// One rule: [n_kv_heads].
 std::vector<HeadMetrics> replay_layer(int layer, const std::vector<HeadView>& heads, const RecordedQueries& recorded,
                                       const Policy& policy, Rest rest, float softmax_scale, int64_t block_size);
 
