@@ -19,6 +19,17 @@ void check_same_context(const KvIndex& index, const KvDump& dump) {
   }
 }
 
+ProbeRange replayed_probes(const ReplaySource& source) {
+  const int n_probes = source.dump.n_probes();
+  if (n_probes == 0) fail("{}: holds no probe questions; dump with --probes", source.dump.path());
+  if (source.index.calibration().source != "probes") return {0, n_probes};
+  const std::span<const int32_t> positions = source.index.query_positions();
+  const auto n_tokens = static_cast<int32_t>(source.index.context().n_tokens());
+  const auto n_used = static_cast<int>(std::count(positions.begin(), positions.end(), n_tokens));  // their first tokens
+  if (source.calibrating) return {0, std::min(n_used, n_probes)};
+  return {n_used < n_probes ? n_used : 0, n_probes};
+}
+
 LayerQueries window_queries(const ReplaySource& source, int layer) {
   const KvLayerView kv = source.dump.layer(layer);
   const std::span<const int32_t> all = source.dump.query_positions();
@@ -45,8 +56,8 @@ std::vector<LayerQueries> replay_queries(const ReplaySource& source, int layer) 
     recorded.push_back(window_queries(source, layer));
     return recorded;
   }
-  if (source.dump.n_probes() == 0) fail("{}: holds no probe questions; dump with --probes", source.dump.path());
-  for (int probe = 0; probe < source.dump.n_probes(); ++probe) recorded.push_back(probe_queries(source, layer, probe));
+  const auto [first, last] = replayed_probes(source);
+  for (int probe = first; probe < last; ++probe) recorded.push_back(probe_queries(source, layer, probe));
   return recorded;
 }
 

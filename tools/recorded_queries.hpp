@@ -14,9 +14,17 @@ void check_same_context(const KvIndex& index, const KvDump& dump);
 struct ReplaySource {
   const KvIndex& index;
   const KvDump& dump;
-  bool probes = false;     // replay the dump's probe questions, not its last window
-  int64_t block_size = 1;  // query tokens of a lookup
+  bool probes = false;       // replay the dump's probe questions, not its last window
+  int64_t block_size = 1;    // query tokens of a lookup
+  bool calibrating = false;  // probes: those that calibrated the index, not those that were held out
 };
+
+// The probes [first, last) of the dump that are replayed: if the first n calibrated the index and there are more, the
+// others; else all. Throws if the dump holds none.
+struct ProbeRange {
+  int first = 0, last = 0;
+};
+ProbeRange replayed_probes(const ReplaySource& source);
 
 // Queries of one layer; they hold what the view borrows, apart from the dump.
 struct LayerQueries {

@@ -35,7 +35,6 @@ struct Curves {
 
 // The table's curves, and one for each policy of `chosen` (with `rest`), all replayed at once. The focus is the first
 // chosen setting, or else sparsity 0.9.
-Curves measure_curves(const ReplaySource& source, const std::vector<NamedPolicy>& chosen,
-                      const std::string& rest);
+Curves measure_curves(const ReplaySource& source, const std::vector<NamedPolicy>& chosen, const std::string& rest);
 
 }  // namespace squeeze

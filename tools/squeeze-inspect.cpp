@@ -33,7 +33,9 @@ void bind(CLI::App& app, Options& o) {
   app.add_option("file", o.file, "A KV dump or an index")->type_name("FILE")->required();
   auto* queries =
       app.add_option("--queries", o.queries, "Replay the recorded queries of this KV dump")->type_name("DUMP");
-  app.add_flag("--probes", o.probes, "Replay the dump's probe questions instead of its last window")->needs(queries);
+  app.add_flag("--probes", o.probes,
+               "Replay the dump's probe questions (those that did not calibrate it), not its last window")
+      ->needs(queries);
   auto* sparsity =
       app.add_option("--sparsity", o.sparsity, "Targets, separated by commas (default: 0.5,0.7,0.8,0.9,0.95)")
           ->delimiter(',')
@@ -93,6 +95,11 @@ int replay(const Options& o) {
   const KvDump dump(o.queries);
   check_same_context(index, dump);
   const ReplaySource source{index, dump, o.probes, o.block_size};
+  if (o.probes) {
+    const auto [first, last] = replayed_probes(source);
+    if (first > 0)
+      note(o.common, fmt::format("replaying probes {} to {}: the others calibrated the index", first, last - 1));
+  }
   std::vector<ReplayRule> rules;
   for (const NamedPolicy& named : chosen) {
     const Rest rest = rest_of(named.name, o.rest);

@@ -66,7 +66,7 @@ int verify_index(const std::string& path, const std::string& dump_path) {
   }
   const KvDump dump(dump_path);
   check_same_context(index, dump);
-  const ReplaySource source{index, dump};
+  const ReplaySource source{index, dump, index.calibration().source == "probes", 1, true};
   return report("rows are a permutation of the dump's, clusters partition them, centroids and value means are means",
                 structure_violations(index, &dump)) +
          report("full budget equals dense attention", full_budget_violations(source)) +
