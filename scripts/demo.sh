@@ -27,19 +27,19 @@ $bin/squeeze-dump --model examples/model --context "$document" -o "$out/$name.kv
 echo; echo "== squeeze-build: keys in a hierarchy of clusters"
 $bin/squeeze-build "$out/$name.kv.h5" -o "$out/$name.sqz.h5" --force
 echo; echo "== squeeze-inspect: what is kept of the true attention"
-$bin/squeeze-inspect "$out/$name.sqz.h5" --queries "$out/$name.kv.h5" --sparsity 0.7,0.9,0.95 --worst 0
+$bin/squeeze-inspect "$out/$name.sqz.h5" --queries "$out/$name.kv.h5" --policy budget:0.2 --policy budget:0.1 --policy budget:0.05 --worst 0
 
 # One figure of a run's summary (a line of JSON).
 figure() { sed -n "s/.*\"$2\":\([0-9.eE+-]*\).*/\1/p" "$1"; }
 
 echo "== squeeze-run: $(wc -l < "$questions") questions, dense and sparse"
 rows=()
-for rule in dense 0.7 0.9 0.95; do
-  if [ "$rule" = dense ]; then flags=(--dense); else flags=(--sparsity "$rule"); fi
+for rule in dense 20% 10% 5%; do
+  if [ "$rule" = dense ]; then flags=(--dense); else flags=(--budget "$rule"); fi
   stats=$out/stats_$rule.json
   $bin/squeeze-run --index "$out/$name.sqz.h5" --model examples/model "${flags[@]}" --max-tokens 24 --stop '\n' \
     --stats "$stats" -o "$out/answers_$rule.jsonl" --force "$questions"
-  [ "$rule" = dense ] && label=dense || label="sparsity $rule"
+  [ "$rule" = dense ] && label=dense || label="budget $rule"
   rows+=("$(printf '%-14s %6.1f %%  %3d of %-3d  %6.1f %%  %10.2f  %10.3f' "$label" \
     "$(awk "BEGIN{print 100 * $(figure "$stats" accuracy)}")" "$(figure "$stats" n_correct)" "$(figure "$stats" n_graded)" \
     "$(awk "BEGIN{print 100 * $(figure "$stats" budget)}")" "$(figure "$stats" prefill_ms)" \
@@ -50,4 +50,4 @@ echo
 echo "                accuracy   right       budget   prefill ms   ms per token"
 printf '%s\n' "${rows[@]}"
 echo
-echo "budget: bytes of the context that a query reads (keys, values, centroids), over the bytes of its whole KV cache"
+echo "budget: bytes of the context that a query reads (keys, values, index), over the bytes of its whole KV cache"

@@ -11,7 +11,8 @@ namespace squeeze {
 // centroids alone cost more.
 Policy budget_policy(const Calibration& calibration, double budget, Rest rest, float softmax_scale);
 
-// The least budget that this head can be read with: pinned rows, centroids and (Rest::mean) value means. 0 without levels.
+// The least budget that this head can be read with: pinned rows, centroids and (Rest::mean) value means. 0 without
+// levels.
 double least_budget(const Calibration& calibration, const HeadView& head, Rest rest);
 
 }  // namespace squeeze

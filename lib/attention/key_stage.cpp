@@ -41,6 +41,7 @@ const BlockScores& KeyStage::score() {
                     rotated.data(), dim});
   logits_.resize(static_cast<size_t>(n_rows * rows_.size()));
   scales_.resize(static_cast<size_t>(rows_.size()));
+  tile_.resize(static_cast<size_t>(kTileRows * dim));
   for (const Leaf& leaf : leaves_) estimate(leaf, rotated);
   scores_ = block_scores(logits_, rows_.size(), {}, descent_.dropped(), descent_.block());
   return scores_;
@@ -51,7 +52,6 @@ void KeyStage::estimate(const Leaf& leaf, const std::vector<float>& rotated) {
   const int64_t n_queries = descent_.block().n_rows;
   const int64_t dim = head.keys.size(1);
   const int64_t first_key = descent_.level().first_row[static_cast<size_t>(leaf.leaf)] - head.n_sinks;
-  std::vector<float> tile(static_cast<size_t>(kTileRows * dim));
   for (int64_t begin = 0; begin < leaf.n_rows; begin += kTileRows) {
     const int64_t n = std::min(kTileRows, leaf.n_rows - begin);
     float* scales = scales_.data() + leaf.first + begin;
@@ -62,10 +62,10 @@ void KeyStage::estimate(const Leaf& leaf, const std::vector<float>& rotated) {
          .dim = dim,
          .bits = head.sketches.bits,
          .row_scales = scales,
-         .out = tile.data()});
+         .out = tile_.data()});
     kernels().scores({.queries = rotated.data(),
                       .n_queries = n_queries,
-                      .rows = tile.data(),
+                      .rows = tile_.data(),
                       .dtype = DType::f32,
                       .n_rows = n,
                       .dim = dim,

@@ -36,7 +36,7 @@ class KeyStage {
   ItemRuns rows_;
   std::vector<float> scales_;  // [candidates] of the sketches
   std::vector<float> logits_;  // [query rows, candidates]
-  std::vector<float> weights_;
+  std::vector<float> tile_, weights_;
   BlockScores scores_;
 };
 
