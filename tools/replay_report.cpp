@@ -38,7 +38,8 @@ void for_each_recorded(const ReplaySource& source, int layer, Visit visit) {
   }
   if (source.dump.n_probes() == 0) fail("{}: holds no probe questions; dump with --probes", source.dump.path());
   const auto n_tokens = static_cast<int32_t>(source.index.context().n_tokens());
-  for (int probe = 0; probe < source.dump.n_probes(); ++probe) {
+  const int64_t n_probes = source.n_probes > 0 ? source.n_probes : source.dump.n_probes();
+  for (int probe = 0; probe < n_probes; ++probe) {
     const KvLayerView kv = source.dump.probe_layer(probe, layer);
     std::vector<int32_t> positions(static_cast<size_t>(kv.queries.size(1)));
     for (size_t i = 0; i < positions.size(); ++i) positions[i] = n_tokens + static_cast<int32_t>(i);

@@ -17,6 +17,7 @@ struct ReplaySource {
   const KvDump& dump;
   bool probes = false;
   int64_t block_size = 1;
+  int64_t n_probes = 0;  // the first ones; 0: all
 };
 
 // [n_layers][n_kv_heads]

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "formats/kv_index.hpp"
+#include "lib/core/error.hpp"
 #include "lib/index/verify.hpp"
 #include "tools/describe_file.hpp"
 #include "tools/replay_report.hpp"
@@ -56,6 +57,21 @@ std::vector<std::string> sparsity_violations(const ReplaySource& source) {
   return violations;
 }
 
+// The queries that calibrated the index. Fewer than the dump's probes: the first ones.
+ReplaySource calibration_source(const KvIndex& index, const KvDump& dump) {
+  ReplaySource source{index, dump};
+  source.probes = index.calibration().source == "probes";
+  int64_t n_queries = 0;
+  while (source.probes && n_queries < index.calibration().n_queries) {
+    if (source.n_probes == dump.n_probes()) {
+      fail("{}: holds fewer probe questions than calibrated {}; use the dump that the index was built from",
+           dump.path(), index.path());
+    }
+    n_queries += std::ssize(dump.probe_tokens(static_cast<int>(source.n_probes++)));
+  }
+  return source;
+}
+
 }  // namespace
 
 int verify_index(const std::string& path, const std::string& dump_path) {
@@ -66,7 +82,7 @@ int verify_index(const std::string& path, const std::string& dump_path) {
   }
   const KvDump dump(dump_path);
   check_same_context(index, dump);
-  const ReplaySource source{index, dump};
+  const ReplaySource source = calibration_source(index, dump);
   return report("rows are a permutation of the dump's, clusters partition them, centroids and value means are means",
                 structure_violations(index, &dump)) +
          report("full budget equals dense attention", full_budget_violations(source)) +
