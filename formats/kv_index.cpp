@@ -10,6 +10,7 @@
 #include "formats/kv_index_layout.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -104,6 +105,12 @@ struct KvIndexWriter::Impl {
       if (head.token_of_row.size() != layout.context.tokens.size() ||
           head.levels.size() != layout.options.levels.size()) {
         fail("{}: a head has {} rows and {} levels", file.partial_path(), head.token_of_row.size(), head.levels.size());
+      }
+      const size_t n = index.sketch_bits > 0 ? static_cast<size_t>(layout.n_clustered()) : 0;
+      const auto code_bytes = static_cast<size_t>(sketch_code_bytes(index.sketch_bits, model.head_dim));
+      if (head.sketches.codes.size() != n * code_bytes || head.sketches.scales.size() != n) {
+        fail("{}: a head has {} bytes of sketches and {} scales for {} clustered keys", file.partial_path(),
+             head.sketches.codes.size(), head.sketches.scales.size(), layout.n_clustered());
       }
     }
   }

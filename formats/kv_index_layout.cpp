@@ -150,9 +150,13 @@ struct MappedLayer {
     const int64_t n = layout.n_clustered();
     const auto* codes = reinterpret_cast<const uint8_t*>(file.at(extents.sketches.offset, extents.sketches.n_bytes));
     const auto* scale =
-        reinterpret_cast<const uint16_t*>(file.at(extents.sketch_scales.offset, extents.sketch_scales.n_bytes));
-    return {bits, codes + kv_head * n * sketch_code_bytes(bits, layout.context.model.head_dim), scale + kv_head * n,
-            layout.rotation};
+        reinterpret_cast<const uint16_t*>(file.at(extents.sketch_scales.offset, extents.sketch_scales.n_bytes)) +
+        kv_head * n;
+    constexpr uint16_t kHalfInfinity = 0x7c00;  // negative numbers and NaN are larger as integers
+    if (std::any_of(scale, scale + n, [](uint16_t half) { return half >= kHalfInfinity; })) {
+      fail("{}: head {}: a sketch's scale is negative or not finite", where, kv_head);
+    }
+    return {bits, codes + kv_head * n * sketch_code_bytes(bits, layout.context.model.head_dim), scale, layout.rotation};
   }
 
   LevelView level(size_t i, int64_t kv_head) const {

@@ -4,12 +4,13 @@ Called by accuracy.sh from the repository's root: accuracy.py N_DOCUMENTS OUTPUT
 """
 import json
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-BIN = Path("build/bin")
+BIN = Path(os.environ.get("SQUEEZE_BIN", "build/bin"))
 WORK = Path("build/accuracy")
 MODEL = Path("examples/model")
 TEST = Path("examples/documents/test")
@@ -276,6 +277,7 @@ the keys with the largest true attention, no index bytes, no compensation. Rows 
 def main():
     n_documents, output = int(sys.argv[1]), Path(sys.argv[2])
     WORK.mkdir(parents=True, exist_ok=True)
+    commit = run("git", "rev-parse", "--short", "HEAD").strip()
     rows = settings()
     with ThreadPoolExecutor(2) as pool:
         documents = range(n_documents)
@@ -289,7 +291,6 @@ def main():
         replays = list(pool.map(lambda d: replay(d, n_tokens[d]), documents))
         equal_keys = list(pool.map(lambda d: replay_at_equal_keys(d, n_tokens[d]), documents))
         drifts = list(pool.map(drift, documents))
-    commit = run("git", "rev-parse", "--short", "HEAD").strip()
     lines = [INTRO.format(n=n_documents, commit=commit, questions=totals[0]["graded"])]
     lines += ["## Answers and distributions", ""] + main_tables(rows, totals)
     lines += ["", "## Attention, at equal bytes", "", "Replay of the questions, blocks of 8 tokens; means over documents.", ""]

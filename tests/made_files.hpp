@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -203,7 +204,9 @@ inline bool same_head(const HeadView& a, const HeadView& b) {
     const LevelView& y = b.levels[i];
     same = equal_tensors(x.centroids, y.centroids) && equal_tensors(x.value_means, y.value_means) &&
            std::equal(x.first_row.begin(), x.first_row.end(), y.first_row.begin(), y.first_row.end()) &&
-           std::equal(x.first_child.begin(), x.first_child.end(), y.first_child.begin(), y.first_child.end());
+           std::equal(x.first_child.begin(), x.first_child.end(), y.first_child.begin(), y.first_child.end()) &&
+           std::ranges::equal(x.centroid_scales, y.centroid_scales) &&
+           std::ranges::equal(x.value_scales, y.value_scales);
   }
   return same;
 }
@@ -214,8 +217,8 @@ inline bool is_made_layer(const std::vector<HeadView>& heads, DType dtype, int l
 }
 
 inline bool same_calibration(const Calibration& a, const Calibration& b) {
-  bool same = a.source == b.source && a.n_queries == b.n_queries && a.upper_keep == b.upper_keep &&
-              a.blocks.size() == b.blocks.size();
+  bool same = a.source == b.source && a.n_queries == b.n_queries && a.gqa == b.gqa && a.sketches == b.sketches &&
+              a.upper_keep == b.upper_keep && a.blocks.size() == b.blocks.size();
   for (size_t i = 0; same && i < a.blocks.size(); ++i) {
     const auto same_functions = [](const QuantileFunction& x, const QuantileFunction& y) {
       return x.thresholds == y.thresholds;

@@ -5,80 +5,20 @@
 #include <cmath>
 #include <limits>
 
-#include "lib/attention/lookup.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
-#include "lib/index/calibration.hpp"
 #include "lib/index/score_histogram.hpp"
-#include "tests/made_layer.hpp"
+#include "tests/made_model.hpp"
 
 using namespace squeeze;
 
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kScale = 0.35f;
 const std::vector<double> kTargets = {0.5, 0.7, 0.8, 0.9, 0.95};
 
-struct Model {
-  std::vector<IndexLayer> layers;
-  std::vector<Tensor> queries;  // [n_query_heads, n_queries, head_dim]
-
-  CalibrationLayer load(int layer) const {
-    return {heads_of(layers[static_cast<size_t>(layer)]), queries[static_cast<size_t>(layer)]};
-  }
-  Calibration calibrated(CalibrationOptions options = {}) const {
-    options.softmax_scale = kScale;
-    return calibrate(
-        static_cast<int>(layers.size()), [&](int layer) { return load(layer); }, options);
-  }
-};
-
-// Two layers of two KV heads with two query heads each.
-Model model_of(const std::vector<ClusterCount>& levels, bool structured, int64_t n_queries = 40) {
-  Model model;
-  for (unsigned layer = 0; layer < 2; ++layer) {
-    const Tensor keys =
-        structured ? topic_keys(2, 812, 8, 30, layer, DType::bf16) : random_tensor({2, 812, 8}, layer, DType::bf16);
-    model.layers.push_back(build_layer(keys, keys, options_with(levels)));
-    model.queries.push_back(structured ? topic_keys(4, n_queries, 8, 30, layer)
-                                       : random_tensor({4, n_queries, 8}, 90 + layer));
-  }
-  return model;
-}
-
-Tensor block_queries(const CalibrationLayer& layer, int64_t kv_head, int64_t begin, int64_t end) {
-  const int64_t dim = layer.queries.size(2);
-  Tensor rows(DType::f32, {2 * (end - begin), dim});
-  for (int64_t g = 0; g < 2; ++g) {
-    const TensorView source = layer.queries[kv_head * 2 + g].slice(begin, end);
-    std::copy_n(source.f32(), source.n_elements(), rows.f32() + g * source.n_elements());
-  }
-  return rows;
-}
-
-// Keys kept by every block of every head at the target, blocks in a fixed order.
-std::vector<int64_t> kept_keys(const Model& model, const Calibration& calibration, double target, int64_t block_size) {
-  std::vector<int64_t> kept;
-  const SelectionRule rule{Rule::threshold, calibration.thresholds(target, block_size)};
-  for (int l = 0; l < static_cast<int>(model.layers.size()); ++l) {
-    const CalibrationLayer layer = model.load(l);
-    for (int64_t h = 0; h < 2; ++h) {
-      for (int64_t begin = 0; begin < layer.queries.size(1); begin += block_size) {
-        const int64_t end = std::min(layer.queries.size(1), begin + block_size);
-        const Tensor rows = block_queries(layer, h, begin, end);
-        kept.push_back(select_clusters(layer.heads[static_cast<size_t>(h)], rows, kScale, rule).n_keys);
-      }
-    }
-  }
-  return kept;
-}
-
-double measured_sparsity(const Model& model, const Calibration& calibration, double target, int64_t block_size) {
-  const auto kept = kept_keys(model, calibration, target, block_size);
-  double sum = 0;
-  for (const int64_t n : kept) sum += static_cast<double>(n);
-  return 1 - sum / (800.0 * static_cast<double>(kept.size()));
+MadeModel model_of(const std::vector<ClusterCount>& levels, bool structured, int64_t n_queries = 40) {
+  return made_model({.index = {.levels = levels, .bits = 0}, .structured = structured, .n_queries = n_queries});
 }
 
 }  // namespace
@@ -134,7 +74,7 @@ TEST_SUITE("calibration") {
     const std::vector<std::vector<ClusterCount>> trees = {{{0, 80}}, {{0, 16}, {0, 80}}, {{0, 8}, {0, 30}, {0, 90}}};
     for (const bool structured : {false, true}) {
       for (const auto& tree : trees) {
-        const Model model = model_of(tree, structured);
+        const MadeModel model = model_of(tree, structured);
         const Calibration calibration = model.calibrated();
         CHECK(calibration.blocks.size() == 3);
         CHECK(calibration.n_queries == 40);
@@ -154,9 +94,9 @@ TEST_SUITE("calibration") {
   }
 
   TEST_CASE("sparsity 0 keeps everything, and more sparsity never keeps more keys of a block") {
-    const Model flat = model_of({{0, 60}}, true);
-    const Model deep = model_of({{0, 10}, {0, 60}}, true);
-    for (const Model* model : {&flat, &deep}) {
+    const MadeModel flat = model_of({{0, 60}}, true);
+    const MadeModel deep = model_of({{0, 10}, {0, 60}}, true);
+    for (const MadeModel* model : {&flat, &deep}) {
       const Calibration calibration = model->calibrated();
       auto last = kept_keys(*model, calibration, 0, 8);
       for (const int64_t n : last) CHECK(n == 800);
@@ -169,7 +109,7 @@ TEST_SUITE("calibration") {
   }
 
   TEST_CASE("upper levels prune only where the target keeps less than they let through") {
-    const Model model = model_of({{0, 8}, {0, 30}, {0, 90}}, true);
+    const MadeModel model = model_of({{0, 8}, {0, 30}, {0, 90}}, true);
     CalibrationOptions options;
     options.upper_keep = {0.8, 0.5};
     const Calibration calibration = model.calibrated(options);
@@ -189,7 +129,7 @@ TEST_SUITE("calibration") {
   }
 
   TEST_CASE("block sizes: nearest in ratio, clamped to the queries there are") {
-    const Model model = model_of({{0, 60}}, true, 20);
+    const MadeModel model = model_of({{0, 60}}, true, 20);
     const Calibration calibration = model.calibrated();
     CHECK(calibration.blocks.size() == 3);
     CHECK(calibration.blocks[2].block_size == 20);
@@ -205,7 +145,7 @@ TEST_SUITE("calibration") {
   }
 
   TEST_CASE("scores that all tie cannot be split: everything is kept or everything dropped") {
-    Model model = model_of({{0, 60}}, false);
+    MadeModel model = model_of({{0, 60}}, false);
     for (Tensor& queries : model.queries) queries = Tensor::zeros(DType::f32, queries.shape());
     const Calibration calibration = model.calibrated();
     CHECK(measured_sparsity(model, calibration, 0, 1) == 0);
@@ -214,7 +154,7 @@ TEST_SUITE("calibration") {
   }
 
   TEST_CASE("the number of threads changes nothing") {
-    const Model model = model_of({{0, 10}, {0, 60}}, true);
+    const MadeModel model = model_of({{0, 10}, {0, 60}}, true);
     const int before = n_threads();
     set_threads(1);
     const Calibration one = model.calibrated();
@@ -230,8 +170,8 @@ TEST_SUITE("calibration") {
   }
 
   TEST_CASE("what does not fit is refused") {
-    const Model good = model_of({{0, 10}, {0, 60}}, true);
-    Model bad = model_of({{0, 10}, {0, 60}}, true);
+    const MadeModel good = model_of({{0, 10}, {0, 60}}, true);
+    MadeModel bad = model_of({{0, 10}, {0, 60}}, true);
     bad.queries[1].f32()[5] = NAN;
     CHECK_THROWS_WITH_AS(bad.calibrated(), doctest::Contains("layer 1, KV head 0"), Error);
     bad.queries[1] = random_tensor({4, 39, 8}, 1);

@@ -9,7 +9,7 @@
 namespace squeeze {
 namespace {
 
-constexpr float kScale = 0.35f;
+constexpr float kScale = kMadeScale;
 
 Tensor attend(const HeadView& head, const Selection& selection, Rest rest, TensorView queries,
               std::span<const int64_t> visible = {}) {
@@ -43,16 +43,6 @@ std::vector<int64_t> rows_read(const HeadView& head, const Selection& selection)
   return rows;
 }
 
-ModelInfo model_of(int n_query_heads, int n_kv_heads, int head_dim) {
-  ModelInfo model;
-  model.n_layers = 1;
-  model.n_query_heads = n_query_heads;
-  model.n_kv_heads = n_kv_heads;
-  model.head_dim = head_dim;
-  model.softmax_scale = kScale;
-  return model;
-}
-
 // A plain dump as context: everything pinned, no clusters.
 ContextView dump_context(const ModelInfo& model, TensorView keys, TensorView values) {
   std::vector<HeadView> heads;
@@ -64,52 +54,6 @@ ContextView dump_context(const ModelInfo& model, TensorView keys, TensorView val
     heads.push_back(head);
   }
   return {model, {heads}};
-}
-
-// New tokens' projections, [n, heads, dim].
-struct NewTokens {
-  Tensor queries, keys, values;
-
-  NewTokens(const ModelInfo& m, int64_t n)
-      : queries(random_tensor({n, m.n_query_heads, m.head_dim}, 31)),
-        keys(random_tensor({n, m.n_kv_heads, m.head_dim}, 32)),
-        values(random_tensor({n, m.n_kv_heads, m.head_dim}, 33)) {}
-
-  AttentionInput input(int64_t first_position, int64_t begin, int64_t end) const {
-    return {0, first_position + begin, queries.view().slice(begin, end), keys.view().slice(begin, end),
-            values.view().slice(begin, end)};
-  }
-};
-
-// Causal attention by the definition, of all query heads, over the context in token order and the new tokens, which
-// are rounded to the context's type.
-std::vector<double> truth_of(const ModelInfo& m, TensorView keys, TensorView values, const NewTokens& tokens) {
-  const int64_t n = tokens.queries.size(0), n_context = keys.size(1), dim = m.head_dim;
-  std::vector<double> truth(static_cast<size_t>(n * m.n_query_heads * dim));
-  for (int64_t head = 0; head < m.n_query_heads; ++head) {
-    const int64_t kv_head = head / m.group_size();
-    Tensor all_keys(keys.dtype(), {n_context + n, dim}), all_values(keys.dtype(), {n_context + n, dim});
-    std::memcpy(all_keys.data(), keys[kv_head].data(), keys[kv_head].n_bytes());
-    std::memcpy(all_values.data(), values[kv_head].data(), values[kv_head].n_bytes());
-    for (int64_t i = 0; i < n * dim; ++i) {
-      const int64_t from = (i / dim * m.n_kv_heads + kv_head) * dim + i % dim;
-      store_element(all_keys.data(), keys.dtype(), n_context * dim + i, tokens.keys.f32()[from]);
-      store_element(all_values.data(), keys.dtype(), n_context * dim + i, tokens.values.f32()[from]);
-    }
-    for (int64_t t = 0; t < n; ++t) {
-      const TensorView query(tokens.queries[t][head].data(), DType::f32, {1, dim});
-      const int64_t visible = n_context + t + 1;
-      const std::vector<double> out = exact_attention(query, all_keys, all_values, kScale, {&visible, 1});
-      std::copy(out.begin(), out.end(), truth.begin() + (t * m.n_query_heads + head) * dim);
-    }
-  }
-  return truth;
-}
-
-// The bound for context and tail together.
-double bound_of(TensorView keys, TensorView values, const NewTokens& tokens) {
-  return attention_bound(tokens.queries, keys, values, kScale) +
-         attention_bound(tokens.queries, tokens.keys, tokens.values, kScale);
 }
 
 }  // namespace

@@ -154,6 +154,23 @@ TEST_SUITE("policy") {
     }
   }
 
+  TEST_CASE("dense layers read everything, the others what their policy says") {
+    const MadeContext made(1, 200, 8, DType::f32, {{.count = 20}});
+    const HeadView head = made.layer.head(0);
+    const Tensor queries = random_tensor({2, 8}, 2);
+    const Policy sparse = top_k_policy(made_calibration(0), 50, kScale);
+    const Policy mixed = with_dense_layers(sparse, {0, 3});
+    const int64_t few = sparse(0, 0, head, queries, 1).n_keys;
+    CHECK(few <= 50);
+    for (int layer = 0; layer < 5; ++layer) {
+      const Selection selection = mixed(layer, 0, head, queries, 1);
+      const bool dense = layer == 0 || layer == 3;
+      CHECK(selection.n_keys == (dense ? head.n_clustered() : few));
+      CHECK((selection.n_scored == 0) == dense);
+      CHECK(with_dense_layers(sparse, {})(layer, 0, head, queries, 1).n_keys == few);
+    }
+  }
+
   TEST_CASE("values out of range, unknown names and a missing calibration are refused") {
     const Calibration calibration = made_calibration(0);
     const auto make = [&](const char* name, double value) {

@@ -20,6 +20,7 @@ double parse_budget(const std::string& text) {
   if (!CLI::detail::lexical_cast(text.substr(0, unit), value) || !(value > 0)) {
     fail_usage("--budget {}: expected a share such as 5% or bytes such as 64M", text);
   }
+  if (suffix == "%" && value > 100) fail_usage("--budget {}: a share must lie above 0 and be at most 100%", text);
   if (suffix == "%") return value / 100;
   if (suffix.empty() && value <= 1) return value;
   const std::map<std::string, double> units = {{"", 1}, {"K", 1024.0}, {"M", 0x1p20}, {"G", 0x1p30}};
@@ -30,7 +31,7 @@ double parse_budget(const std::string& text) {
 
 // Above 1 a budget is in bytes of all layers and heads.
 NamedPolicy resolved(NamedPolicy policy, const KvIndex& index) {
-  if (policy.name != "budget" || policy.value <= 1) return policy;
+  if (policy.name != "budget" || !(policy.value > 1)) return policy;
   const ModelInfo& model = index.context().model;
   const double dense = 2.0 * static_cast<double>(size_of(index.dtype())) * model.head_dim * model.n_kv_heads *
                        model.n_layers * static_cast<double>(index.context().n_tokens());
@@ -113,7 +114,8 @@ void bind_policy(CLI::App& app, PolicyOptions& options) {
       ->capture_default_str();
   app.add_option("--dense-layers", options.dense_layers, "Layers that read everything, separated by commas")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
+      ->allow_extra_args(false)
+      ->check(CLI::Range(0, 1 << 16));
   app.add_option("--query-block", options.query_block, "Prompt tokens that share a selection (0: a whole step)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();

@@ -26,7 +26,11 @@ ProbeRange replayed_probes(const ReplaySource& source) {
   const std::span<const int32_t> positions = source.index.query_positions();
   const auto n_tokens = static_cast<int32_t>(source.index.context().n_tokens());
   const auto n_used = static_cast<int>(std::count(positions.begin(), positions.end(), n_tokens));  // their first tokens
-  if (source.calibrating) return {0, std::min(n_used, n_probes)};
+  if (n_used > n_probes) {
+    fail("{}: holds {} probe questions, but {} calibrated {}; use the dump that the index was built from",
+         source.dump.path(), n_probes, n_used, source.index.path());
+  }
+  if (source.calibrating) return {0, n_used};
   return {n_used < n_probes ? n_used : 0, n_probes};
 }
 

@@ -52,6 +52,9 @@ void bind(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--levels", o.levels, "All levels, coarsest first, instead of --coarse and --leaf: 0.1%,1%,5%")
       ->delimiter(',')
+      ->allow_extra_args(false)
+      ->excludes("--leaf")
+      ->excludes("--coarse")
       ->type_name("SHARE,...");
   app.add_option("--coarse-keep", o.coarse_keep,
                  "Share of what reaches it that a coarse level lets through when it prunes (default: 0.75; with "
@@ -73,6 +76,8 @@ void bind(CLI::App& app, Options& o) {
                  "Queries that calibrate: the last window, or probe questions (the first N)")
       ->type_name("window|probes[:N]")
       ->capture_default_str();
+  app.add_option("--probes", o.source.probes, "JSONL of sample questions that calibrate (a dump has its own)")
+      ->needs("--context");
   app.add_option("--sinks", o.index.n_sinks, "First tokens that are always attended")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

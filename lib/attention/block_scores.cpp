@@ -148,7 +148,8 @@ std::vector<char> keep_best(const BlockScores& scores, std::span<const float> si
   if (max_keys <= 0 || scores.n == 0) return keep;
   const int64_t n_views = scores.n_views();
   for (int64_t v = 0; v < n_views; ++v) {
-    const int64_t own_keys = std::max<int64_t>(1, max_keys / n_views + (v < max_keys % n_views ? 1 : 0));
+    const int64_t own_keys = max_keys / n_views + (v < max_keys % n_views ? 1 : 0);
+    if (own_keys == 0) break;
     if (sizes.empty()) {
       keep_best_singles(scores.view(v), own_keys, keep);
       continue;

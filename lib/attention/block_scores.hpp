@@ -50,9 +50,9 @@ BlockScores block_scores(std::span<const float> logits, int64_t n, std::span<con
 
 // Which items survive in any view: those whose score exceeds the threshold.
 std::vector<char> keep_above(const BlockScores& scores, float threshold);
-// The best items as long as they hold at most max_keys keys together (views share them equally). At least the best one
-// survives, unless max_keys is 0; skip_large: an item that does not fit is passed over, not the end.
-// Equal scores: the lower item first.
+// The best items as long as they hold at most max_keys keys together (views share them equally, the first ones get what
+// is left over). At least the best one of each view that gets any survives; skip_large: an item that does not fit is
+// passed over, not the end. Equal scores: the lower item first.
 std::vector<char> keep_best(const BlockScores& scores, std::span<const float> sizes, int64_t max_keys,
                             bool skip_large = false);
 // The best items until their estimated mass reaches `mass`.

@@ -41,9 +41,9 @@ QuantisedRows quantise(TensorView rows) {
     float largest = 0;
     for (int64_t c = 0; c < dim; ++c) largest = std::max(largest, std::abs(row[c]));
     const float scale = largest / 127.0f;
-    const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
-    for (int64_t c = 0; c < dim; ++c) {
-      store_element(out.rows.data(), DType::i8, i * dim + c, std::clamp(row[c] * inverse, -127.0f, 127.0f));
+    for (int64_t c = 0; c < dim; ++c) {  // a quotient: 1 / scale overflows where the row is subnormal
+      const float steps = scale > 0 ? row[c] / scale : 0.0f;
+      store_element(out.rows.data(), DType::i8, i * dim + c, std::clamp(steps, -127.0f, 127.0f));
     }
     out.scales.push_back(scale);
   }

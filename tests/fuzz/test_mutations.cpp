@@ -3,6 +3,7 @@
 #include <functional>
 #include <random>
 
+#include "lib/index/sketch.hpp"
 #include "tests/made_files.hpp"
 
 using namespace squeeze;
@@ -36,12 +37,27 @@ uint64_t touch_dump(const std::string& path) {
   return sum;
 }
 
+// Every code and scale of a clustered key.
+uint64_t touch_sketches(const HeadView& head) {
+  const SketchView& sketches = head.sketches;
+  if (sketches.bits == 0) return 0;
+  uint64_t sum = touch(sketches.rotation);
+  const int64_t n_codes = head.n_clustered() * sketch_code_bytes(sketches.bits, head.keys.size(1));
+  for (int64_t i = 0; i < n_codes; ++i) sum += sketches.codes[i];
+  for (int64_t i = 0; i < head.n_clustered(); ++i) sum += sketches.scales[i];
+  return sum;
+}
+
 // Reads every row of every cluster by way of the tree, and the token of each.
 uint64_t touch_head(const HeadView& head, const Context& context) {
-  uint64_t sum = 0;
+  uint64_t sum = touch_sketches(head);
+  std::vector<float> wide(static_cast<size_t>(head.keys.size(1)));
   for (const LevelView& level : head.levels) {
     for (int64_t c = 0; c < level.n_clusters(); ++c) {
-      sum += touch(level.centroids[c]) + touch(level.value_means[c]);
+      for (const ScaledRows& rows : {level.centroid_rows(), level.value_rows()}) {
+        rows.widen(c, c + 1, wide.data());
+        sum += bits_of_float(wide.front()) + bits_of_float(wide.back());
+      }
       const auto i = static_cast<size_t>(c);
       sum += touch(head.keys.slice(level.first_row[i], level.first_row[i + 1]));
       sum += touch(head.values.slice(level.first_row[i], level.first_row[i + 1]));
@@ -55,8 +71,11 @@ uint64_t touch_head(const HeadView& head, const Context& context) {
 uint64_t touch_index(const std::string& path) {
   const KvIndex index(path);
   uint64_t sum = index.calibration().blocks.size();
-  for (const auto& layer : index.view().layers) {
-    for (const HeadView& head : layer) sum += touch_head(head, index.context());
+  for (const BlockCalibration& block : index.calibration().blocks) sum += block.shares.kept.size();
+  const ContextView view = index.view();
+  for (int layer = 0; layer < view.model.n_layers; ++layer) {
+    for (const HeadView& head : view.layers[static_cast<size_t>(layer)]) sum += touch_head(head, index.context());
+    if (!index.query_positions().empty()) sum += touch(index.queries(layer));
   }
   return sum;
 }
@@ -103,4 +122,6 @@ TEST_SUITE("mutations") {
   TEST_CASE("mutated dumps") { try_mutations("dump_v1_bf16.kv.h5", kMutations, touch_dump); }
   TEST_CASE("mutated dumps of another program") { try_mutations("third_party.kv.h5", 2 * kMutations, touch_dump); }
   TEST_CASE("mutated indexes") { try_mutations("index_v1_bf16.sqz.h5", kMutations, touch_index); }
+  TEST_CASE("mutated indexes with sketches") { try_mutations("index_v2_bf16.sqz.h5", kMutations, touch_index); }
+  TEST_CASE("mutated indexes with two bits") { try_mutations("index_v2_f32.sqz.h5", kMutations, touch_index); }
 }

@@ -1,0 +1,122 @@
+// Indexes with all that version 2 of the format brought: sketches, 8-bit centroids, probe positions, heads' shares.
+// As in made_files.hpp, the same on any machine.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "lib/index/sketch.hpp"
+#include "tests/made_files.hpp"
+
+namespace squeeze {
+
+struct MadeIndexKind {
+  DType dtype = DType::bf16;
+  int bits = 1;
+  bool quantise = true;
+};
+
+inline constexpr MadeIndexKind kGoldenKinds[] = {{DType::bf16, 1, true}, {DType::f32, 2, false}};
+
+// Two probe questions of three and two tokens after the twelve of the context.
+inline const std::vector<int32_t> kMadePositions = {12, 13, 14, 12, 13};
+
+inline IndexOptions made_options(const MadeIndexKind& kind) {
+  IndexOptions options = made_options();
+  options.sketch_bits = kind.bits;
+  options.quantise_centroids = kind.quantise;
+  return options;
+}
+
+// The values of `rows` in sixteenths as integers, a scale per row.
+inline void make_quantised(Tensor& rows, std::vector<float>& scales) {
+  Tensor integers(DType::i8, rows.shape());
+  for (int64_t i = 0; i < rows.n_elements(); ++i) {
+    store_element(integers.data(), DType::i8, i, 16 * load_element(rows.data(), rows.dtype(), i));
+  }
+  for (int64_t i = 0; i < rows.size(0); ++i) scales.push_back(static_cast<float>(i + 1) / 64.0f);
+  rows = std::move(integers);
+}
+
+inline IndexLayer made_index_layer(const MadeIndexKind& kind, int number) {
+  IndexLayer layer = made_index_layer(kind.dtype, number);
+  layer.sketch_bits = kind.bits;
+  if (kind.bits > 0) layer.rotation = random_rotation(3, kRotationSeed);
+  for (size_t h = 0; h < 2; ++h) {
+    HeadIndex& head = layer.heads[h];
+    for (Level& level : head.levels) {
+      if (!kind.quantise) break;
+      make_quantised(level.centroids, level.centroid_scales);
+      make_quantised(level.value_means, level.value_scales);
+    }
+    if (kind.bits > 0) {
+      const TensorView keys = layer.keys[static_cast<int64_t>(h)].slice(1, 10);
+      head.sketches = sketch_keys(keys, head.levels.back().view(), kind.bits, layer.rotation);
+    }
+  }
+  return layer;
+}
+
+inline Tensor made_queries(const MadeIndexKind& kind, int number) {
+  return made_tensor(kind.dtype, {4, std::ssize(kMadePositions), 3}, 60 + number);
+}
+
+inline Calibration made_calibration(const MadeIndexKind& kind) {
+  Calibration calibration = made_calibration();
+  calibration.gqa = kind.quantise ? GqaSelect::per_head : GqaSelect::group_max;
+  calibration.sketches = kind.bits > 0;
+  if (kind.bits > 0) calibration.upper_keep.push_back(0.5);
+  for (BlockCalibration& block : calibration.blocks) {
+    if (kind.bits > 0) {
+      block.flat.push_back(block.flat.front());
+      block.pruned.push_back(block.flat.back());
+    }
+    block.shares = {2, 2, {}};
+    for (size_t i = 0; i < share_grid().size() * 4; ++i) {
+      block.shares.kept.push_back(static_cast<float>(i % 64) / 64.0f);
+    }
+  }
+  return calibration;
+}
+
+inline void write_made_index(const std::string& path, const MadeIndexKind& kind, WriteMode mode = {}) {
+  KvIndexWriter writer(path, made_context(), kind.dtype, made_options(kind), mode, kMadePositions);
+  for (int layer = writer.n_layers_done(); layer < 2; ++layer) {
+    writer.write_layer(layer, made_index_layer(kind, layer), made_hidden(layer), made_queries(kind, layer));
+  }
+  writer.write_calibration(made_calibration(kind));
+  writer.finish();
+}
+
+inline bool same_sketches(const SketchView& found, const Sketches& expected, int bits) {
+  if (bits == 0) return found.bits == 0 && found.codes == nullptr;
+  const Tensor rotation = random_rotation(3, kRotationSeed);
+  return found.bits == bits && std::memcmp(found.codes, expected.codes.data(), expected.codes.size()) == 0 &&
+         std::memcmp(found.scales, expected.scales.data(), expected.scales.size() * 2) == 0 &&
+         equal_tensors(found.rotation, rotation);
+}
+
+// Whether an index holds what write_made_index writes.
+inline bool is_made_index(const KvIndex& index, const MadeIndexKind& kind) {
+  const Calibration calibration = made_calibration(kind);
+  bool same = same_context(index.context(), made_context()) && index.dtype() == kind.dtype &&
+              index.options().sketch_bits == kind.bits && index.options().quantise_centroids == kind.quantise &&
+              same_ints(index.query_positions(), kMadePositions) && same_calibration(index.calibration(), calibration);
+  for (size_t i = 0; same && i < calibration.blocks.size(); ++i) {
+    const HeadShares &found = index.calibration().blocks[i].shares, &expected = calibration.blocks[i].shares;
+    same = found.n_layers == 2 && found.n_kv_heads == 2 && found.kept == expected.kept;
+  }
+  const ContextView view = index.view();
+  for (int layer = 0; same && layer < 2; ++layer) {
+    const IndexLayer expected = made_index_layer(kind, layer);
+    same = equal_tensors(index.queries(layer), made_queries(kind, layer));
+    for (int h = 0; same && h < 2; ++h) {
+      const HeadView& head = view.layers[static_cast<size_t>(layer)][static_cast<size_t>(h)];
+      same = same_head(head, expected.head(h)) &&
+             same_sketches(head.sketches, expected.heads[static_cast<size_t>(h)].sketches, kind.bits);
+    }
+  }
+  return same;
+}
+
+}  // namespace squeeze
