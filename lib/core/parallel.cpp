@@ -1,5 +1,7 @@
 // A team of waiting threads that help the caller. The caller never waits for a thread that has not begun to help, so a
-// busy machine costs at most the parallelism, not the time slices of threads that are late (as a barrier would).
+// busy machine costs at most the parallelism, not the time slices of threads that are late (as a barrier would). Only
+// the loop that creates threads waits until they have begun: a process that forks (formats/child_trial.hpp) while a
+// thread is half started may have a child that waits for ever for a lock, an allocator's say, that the thread held.
 #include "lib/core/parallel.hpp"
 
 #include <omp.h>
@@ -42,11 +44,12 @@ class Team {
   // False if another thread is using the team.
   bool run(Job& job) {
     {
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
       if (job_) return false;
       while (std::ssize(threads_) < job.max_helpers) threads_.emplace_back([this] { help(); });
       job_ = &job;
       generation_.fetch_add(1, std::memory_order_release);
+      begun_.wait(lock, [&] { return n_begun_ == std::ssize(threads_); });
     }
     wake_.notify_all();
     work(job);
@@ -84,6 +87,8 @@ class Team {
     omp_set_num_threads(1);
     uint64_t seen = 0;
     std::unique_lock lock(mutex_);
+    ++n_begun_;
+    begun_.notify_all();
     while (true) {
       lock.unlock();
       look_for_work(seen);
@@ -97,13 +102,14 @@ class Team {
       lock.unlock();
       work(job);
       lock.lock();
-      if (--job.n_helpers == 0) idle_.notify_one();
+      if (--job.n_helpers == 0) idle_.notify_all();  // another caller may be waiting for its own helpers
     }
   }
 
   std::mutex mutex_;
-  std::condition_variable wake_, idle_;
+  std::condition_variable wake_, idle_, begun_;
   std::vector<std::thread> threads_;
+  std::ptrdiff_t n_begun_ = 0;  // of threads_
   Job* job_ = nullptr;
   std::atomic<uint64_t> generation_ = 0;
   bool stopping_ = false;
