@@ -66,6 +66,9 @@ def settings():
     rows.append(Setting("20x: Squeeze, one selection per question", "default", "budget:0.05", "--query-block", "0"))
     rows.append(Setting("20x: flat 5 %, one selection per question", "flat", "budget:0.05", *drop, "--query-block", "0"))
     rows.append(Setting("20x: Squeeze, a selection per token", "default", "budget:0.05", "--query-block", "1"))
+    rows.append(Setting("20x: ideal top-k, a selection per token", "default", oracle(0.05), "--query-block", "1"))
+    rows.append(Setting("20x: Squeeze, a selection per 4 tokens", "default", "budget:0.05", "--query-block", "4"))
+    rows.append(Setting("20x: ideal top-k, a selection per 4 tokens", "default", oracle(0.05), "--query-block", "4"))
     rows.append(Setting("flat 5 %, sparsity 0.9 (the paper's rule)", "flat", "sparsity:0.9", *drop, "--query-block", "0"))
     rows.append(Setting("sparsity 0.9", "default", "sparsity:0.9"))
     rows.append(Setting("sparsity 0.98", "default", "sparsity:0.98"))
@@ -137,6 +140,7 @@ def wilson(correct, n, z=1.96):
     return middle - half, middle + half
 
 
+N_REPLAYED = 2  # documents; replay computes dense attention for every question
 REPLAY_BUDGETS = (0.025, 0.03, 0.05, 0.075, 0.1, 0.125, 0.2, 0.3)
 
 
@@ -288,12 +292,13 @@ def main():
         for i, setting in enumerate(rows):
             totals.append(pooled([jobs[i, d].result() for d in documents]))
             print(f"{setting.label}: {totals[-1]}", file=sys.stderr, flush=True)
-        replays = list(pool.map(lambda d: replay(d, n_tokens[d]), documents))
-        equal_keys = list(pool.map(lambda d: replay_at_equal_keys(d, n_tokens[d]), documents))
-        drifts = list(pool.map(drift, documents))
+        replayed = documents[:N_REPLAYED]
+        replays = list(pool.map(lambda d: replay(d, n_tokens[d]), replayed))
+        equal_keys = list(pool.map(lambda d: replay_at_equal_keys(d, n_tokens[d]), replayed))
+        drifts = list(pool.map(drift, replayed))
     lines = [INTRO.format(n=n_documents, commit=commit, questions=totals[0]["graded"])]
     lines += ["## Answers and distributions", ""] + main_tables(rows, totals)
-    lines += ["", "## Attention, at equal bytes", "", "Replay of the questions, blocks of 8 tokens; means over documents.", ""]
+    lines += ["", "## Attention, at equal bytes", "", f"Replay of the questions of {len(replays)} documents, blocks of 8 tokens.", ""]
     lines += replay_tables(replays)
     lines += ["## Attention, at equal numbers of keys", "",
               "Top-k with sketches of 90 % of the keys (`--sketch-keep 0.9`), a selection per token, against the ideal.", ""]

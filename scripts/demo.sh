@@ -27,14 +27,14 @@ $bin/squeeze-dump --model examples/model --context "$document" -o "$out/$name.kv
 echo; echo "== squeeze-build: keys in a hierarchy of clusters"
 $bin/squeeze-build "$out/$name.kv.h5" -o "$out/$name.sqz.h5" --force
 echo; echo "== squeeze-inspect: what is kept of the true attention"
-$bin/squeeze-inspect "$out/$name.sqz.h5" --queries "$out/$name.kv.h5" --policy budget:0.2 --policy budget:0.1 --policy budget:0.05 --worst 0
+$bin/squeeze-inspect "$out/$name.sqz.h5" --queries "$out/$name.kv.h5" --policy budget:0.3 --policy budget:0.2 --policy budget:0.1 --worst 0
 
 # One figure of a run's summary (a line of JSON).
 figure() { sed -n "s/.*\"$2\":\([0-9.eE+-]*\).*/\1/p" "$1"; }
 
 echo "== squeeze-run: $(wc -l < "$questions") questions, dense and sparse"
 rows=()
-for rule in dense 20% 10% 5%; do
+for rule in dense 30% 20% 10%; do
   if [ "$rule" = dense ]; then flags=(--dense); else flags=(--budget "$rule"); fi
   stats=$out/stats_$rule.json
   $bin/squeeze-run --index "$out/$name.sqz.h5" --model examples/model "${flags[@]}" --max-tokens 24 --stop '\n' \
