@@ -26,6 +26,7 @@ void check_same_options(const std::string& path, const IndexLayout& found, DType
                      : options.metric != expected.metric                         ? "metric"
                      : options.iterations != expected.iterations                 ? "number of iterations"
                      : options.seed != expected.seed                             ? "seed"
+                     : options.segment != expected.segment                       ? "segment"
                      : options.sketch_bits != expected.sketch_bits               ? "number of sketch bits"
                      : options.quantise_centroids != expected.quantise_centroids ? "type of centroids"
                      : !std::equal(options.levels.begin(), options.levels.end(), expected.levels.begin(),

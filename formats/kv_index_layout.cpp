@@ -28,6 +28,7 @@ void save_options(h5::Skeleton& file, const IndexOptions& options) {
   file.attribute("metric", name_of(options.metric));
   file.attribute("iterations", int64_t{options.iterations});
   file.attribute("seed", options.seed);
+  file.attribute("segment", options.segment);
   file.attribute("centroid_type", options.quantise_centroids ? "i8" : "keys");
   file.attribute("sketch_bits", int64_t{options.sketch_bits});
   file.attribute("rotation_seed", kRotationSeed);
@@ -53,6 +54,7 @@ IndexOptions load_options(const h5::Reader& file) {
   options.metric = metric == "cosine" ? Metric::cosine : Metric::l2;
   options.iterations = read_count(file, "iterations", 0, kMaxInt32);
   options.seed = file.unsigned_integer("seed");
+  options.segment = file.has_attribute("segment") ? read_count(file, "segment", 0, kMaxInt32) : 0;
   options.quantise_centroids = file.has_attribute("centroid_type") && centroids_are_i8(file);
   options.sketch_bits = file.has_attribute("sketch_bits") ? read_count(file, "sketch_bits", 0, 2) : 0;
   if (options.sketch_bits > 0 && file.unsigned_integer("rotation_seed") != kRotationSeed) {

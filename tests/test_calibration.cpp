@@ -78,7 +78,7 @@ TEST_SUITE("calibration") {
         const Calibration calibration = model.calibrated();
         CHECK(calibration.blocks.size() == 3);
         CHECK(calibration.n_queries == 40);
-        for (const int block_size : {1, 8, 32}) {
+        for (const int block_size : {1, 4, 32}) {
           for (const double target : kTargets) {
             CAPTURE(structured);
             CAPTURE(tree.size());
@@ -122,7 +122,7 @@ TEST_SUITE("calibration") {
     CHECK(narrow[1] == calibration.blocks[0].pruned[1].at(1 - 0.5));
     CHECK(narrow[2] == calibration.blocks[0].pruned[2].at(0.6));
     for (const double target : {0.4, 0.49, 0.51, 0.6}) {
-      CHECK(std::abs(measured_sparsity(model, calibration, target, 8) - target) <= 0.01);
+      CHECK(std::abs(measured_sparsity(model, calibration, target, 4) - target) <= 0.01);
     }
     const Calibration standard = model.calibrated();
     CHECK(standard.upper_keep == std::vector<double>{0.75, 0.5625});
@@ -135,9 +135,9 @@ TEST_SUITE("calibration") {
     CHECK(calibration.blocks[2].block_size == 20);
     CHECK(calibration.thresholds(0.9, 1)[0] == calibration.blocks[0].flat[0].at(0.9));
     CHECK(calibration.thresholds(0.9, 2)[0] == calibration.blocks[0].flat[0].at(0.9));
-    CHECK(calibration.thresholds(0.9, 4)[0] == calibration.blocks[1].flat[0].at(0.9));
-    CHECK(calibration.thresholds(0.9, 12)[0] == calibration.blocks[1].flat[0].at(0.9));
-    CHECK(calibration.thresholds(0.9, 14)[0] == calibration.blocks[2].flat[0].at(0.9));
+    CHECK(calibration.thresholds(0.9, 3)[0] == calibration.blocks[1].flat[0].at(0.9));
+    CHECK(calibration.thresholds(0.9, 8)[0] == calibration.blocks[1].flat[0].at(0.9));
+    CHECK(calibration.thresholds(0.9, 10)[0] == calibration.blocks[2].flat[0].at(0.9));
     CHECK(calibration.thresholds(0.9, 100000)[0] == calibration.blocks[2].flat[0].at(0.9));
     CalibrationOptions options;
     options.block_sizes = {64, 20, 50, 20};

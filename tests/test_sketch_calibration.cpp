@@ -49,7 +49,7 @@ TEST_SUITE("sketch_calibration") {
         const Calibration calibration = model.calibrated(with(gqa));
         CHECK(calibration.sketches);
         CHECK(calibration.gqa == gqa);
-        for (const int block_size : {1, 8, 32}) {
+        for (const int block_size : {1, 4, 32}) {
           for (const double target : {0.0, 0.3, 0.51, 0.7, 0.9, 0.95, 0.9777}) {
             CAPTURE(index.levels.size());
             CAPTURE(static_cast<int>(gqa));
@@ -67,7 +67,7 @@ TEST_SUITE("sketch_calibration") {
       const MadeModel model = made_model({.index = {.levels = {{.count = 16}, {.count = 80}}, .bits = 0}});
       const Calibration calibration = model.calibrated(with(gqa));
       CHECK_FALSE(calibration.sketches);
-      for (const int block_size : {1, 8, 32}) {
+      for (const int block_size : {1, 4, 32}) {
         for (const double target : {0.3, 0.7, 0.95}) {
           CHECK(std::abs(measured_sparsity(model, calibration, target, block_size) - target) <= 0.01);
         }
@@ -78,8 +78,8 @@ TEST_SUITE("sketch_calibration") {
   TEST_CASE("blocks span no two questions") {
     MadeModel model = made_model({.index = kFlat});
     CalibrationOptions one_run, wide;
-    one_run.block_sizes = {1, 8, 32};
-    wide.block_sizes = {1, 8, 40};  // as 32: no question is longer than 19 tokens
+    one_run.block_sizes = {1, 4, 32};
+    wide.block_sizes = {1, 4, 40};  // as 32: no question is longer than 19 tokens
     const Calibration whole = model.calibrated(one_run);
     model.first_query = {0};
     CHECK(same_tables(model.calibrated(one_run), whole));
@@ -88,7 +88,7 @@ TEST_SUITE("sketch_calibration") {
     CHECK_FALSE(same_tables(apart, whole));
     CHECK(same_tables(apart, model.calibrated(wide)));
     CHECK(apart.blocks[0].flat[0].thresholds == whole.blocks[0].flat[0].thresholds);  // blocks of one token
-    for (const int block_size : {1, 8, 32}) {
+    for (const int block_size : {1, 4, 32}) {
       for (const double target : {0.3, 0.7, 0.95}) {
         CHECK(std::abs(measured_sparsity(model, apart, target, block_size) - target) <= 0.01);
       }
@@ -116,7 +116,7 @@ TEST_SUITE("sketch_calibration") {
     CalibrationOptions options;
     options.upper_keep = {0.8, 0.3};
     const Calibration calibration = model.calibrated(options);
-    for (const int block_size : {1, 8, 32}) {
+    for (const int block_size : {1, 4, 32}) {
       int64_t n_sketched = 0, n_keys = 0;
       const SelectionRule rule{.rule = Rule::top_p,
                                .thresholds = calibration.pruning(block_size),
@@ -172,7 +172,7 @@ TEST_SUITE("sketch_calibration") {
     CHECK(HeadShares{1, 2, std::vector<float>(grid.size() * 2, 0.0f)}.factor(0.3, 0, 1) == 1);
   }
 
-  TEST_CASE("levels by default: a sixteenth of the clusters each, until few are scored at once") {
+  TEST_CASE("levels by default: a 24th of the clusters each, until few are scored at once") {
     const auto counts = [](int64_t leaves) {
       std::vector<int64_t> n;
       for (const ClusterCount& level : levels_above({0, leaves}, 10 * leaves)) n.push_back(level.count);
@@ -180,10 +180,10 @@ TEST_SUITE("sketch_calibration") {
     };
     CHECK(counts(1).empty());
     CHECK(counts(kMaxScored).empty());
-    CHECK(counts(kMaxScored + 1) == std::vector<int64_t>{96});
-    CHECK(counts(16 * kMaxScored) == std::vector<int64_t>{kMaxScored});
-    CHECK(counts(16 * kMaxScored + 16) == std::vector<int64_t>{96, kMaxScored + 1});
-    CHECK(counts(int64_t{1} << 22) == std::vector<int64_t>{1024, 16384, 262144});
+    CHECK(counts(kMaxScored + 1) == std::vector<int64_t>{85});
+    CHECK(counts(24 * kMaxScored) == std::vector<int64_t>{kMaxScored});
+    CHECK(counts(24 * kMaxScored + 24) == std::vector<int64_t>{85, kMaxScored + 1});
+    CHECK(counts(int64_t{1} << 22) == std::vector<int64_t>{303, 7281, 174762});
     CHECK(levels_above({.share = 0.025}, 100000).size() == 1);
     for (const int64_t leaves : {2000, 30000, 500000, 3000000}) {  // levels that check_options takes
       IndexOptions options;

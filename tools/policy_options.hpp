@@ -39,7 +39,7 @@ struct PolicyOptions {
   bool dense = false;
   std::string rest = "mean";
   std::vector<int> dense_layers;
-  int64_t query_block = 8;
+  int64_t query_block = 4;
 
   Rest rest_mode() const;
   std::string describe() const;  // "sparsity 0.9", "dense", ...

@@ -91,6 +91,10 @@ void bind(CLI::App& app, Options& o) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--seed", o.index.seed, "Seed of the k-means")->capture_default_str();
+  app.add_option("--segment", o.index.segment,
+                 "Tokens that are clustered into leaves of their own, for speed (0: the whole context)")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   app.add_flag("--resume", o.resume, "Continue an interrupted build after its last whole layer");
   app.add_flag("--force", o.force, "Replace an existing file");
   app.add_flag("--dry-run", o.dry_run, "Print sizes and memory, write nothing");

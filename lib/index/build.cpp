@@ -1,4 +1,4 @@
-// Builds one layer: leaf k-means per head, coarse levels above, tree order, and the means at every level.
+// Builds one layer: clusters per head, tree order, the means at every level, and sketches.
 #include "lib/index/build.hpp"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
 #include "lib/index/calibration.hpp"
+#include "lib/index/cluster_tree.hpp"
 #include "lib/index/layout.hpp"
 #include "lib/index/sketch.hpp"
 
@@ -27,59 +28,6 @@ void check_finite(TensorView rows, const char* what, int64_t kv_head) {
            kv_head);
     }
   }
-}
-
-// The means, f32 [n_clusters, dim], of the rows of each cluster, summed in float64 in row order.
-Tensor cluster_means(TensorView rows, const std::vector<int32_t>& cluster_of_row, int32_t n_clusters) {
-  const int64_t dim = rows.size(1);
-  std::vector<double> sums(static_cast<size_t>(n_clusters * dim), 0.0);
-  std::vector<int64_t> counts(static_cast<size_t>(n_clusters), 0);
-  std::vector<float> row(static_cast<size_t>(dim));
-  for (size_t i = 0; i < cluster_of_row.size(); ++i) {
-    const int32_t cluster = cluster_of_row[i];
-    kernels().to_f32(rows.at(static_cast<int64_t>(i) * dim), rows.dtype(), dim, row.data());
-    double* sum = sums.data() + cluster * dim;
-    for (int64_t c = 0; c < dim; ++c) sum[c] += double{row[static_cast<size_t>(c)]};
-    ++counts[static_cast<size_t>(cluster)];
-  }
-  Tensor means(DType::f32, {n_clusters, dim});
-  for (int64_t i = 0; i < means.n_elements(); ++i) {
-    means.f32()[i] =
-        static_cast<float>(sums[static_cast<size_t>(i)] / static_cast<double>(counts[static_cast<size_t>(i / dim)]));
-  }
-  return means;
-}
-
-std::vector<float> cluster_sizes(const std::vector<int32_t>& cluster_of, int32_t n_clusters) {
-  std::vector<float> sizes(static_cast<size_t>(n_clusters), 0.0f);
-  for (const int32_t cluster : cluster_of) sizes[static_cast<size_t>(cluster)] += 1;
-  return sizes;
-}
-
-// Clusters the keys [n_clustered, dim] into leaves, the leaves' means (weighted by their sizes) into the level above,
-// and so on.
-NestedClusters cluster_keys(TensorView keys, const std::vector<int64_t>& counts, const IndexOptions& options) {
-  const KmeansOptions kmeans_options{options.metric, options.iterations, options.seed};
-  NestedClusters tree;
-  tree.cluster_of.resize(counts.size());
-  tree.n_clusters.resize(counts.size());
-  for (size_t level = counts.size(); level-- > 0;) {
-    if (level + 1 == counts.size()) {
-      Partition leaves = kmeans(convert(keys, DType::f32), {}, counts[level], kmeans_options);
-      tree.cluster_of[level] = std::move(leaves.cluster_of);
-      tree.n_clusters[level] = leaves.n_clusters;
-      continue;
-    }
-    const auto& below = tree.cluster_of[level + 1];
-    const int32_t n_below = tree.n_clusters[level + 1];
-    const Partition parents = kmeans(cluster_means(keys, below, n_below), cluster_sizes(below, n_below),
-                                     std::min<int64_t>(counts[level], n_below), kmeans_options);
-    for (const int32_t child : below) {
-      tree.cluster_of[level].push_back(parents.cluster_of[static_cast<size_t>(child)]);
-    }
-    tree.n_clusters[level] = parents.n_clusters;
-  }
-  return tree;
 }
 
 // 1 - cosine (a zero vector has cosine 0), or the squared distance.
@@ -177,7 +125,7 @@ void check_layer(TensorView keys, TensorView values) {
 }  // namespace
 
 std::vector<ClusterCount> levels_above(const ClusterCount& leaf, int64_t n_tokens) {
-  constexpr int64_t kFanOut = 16;
+  constexpr int64_t kFanOut = 24;
   std::vector<ClusterCount> levels;
   for (int64_t n = leaf.of(n_tokens); n > kMaxScored; n /= kFanOut) levels.insert(levels.begin(), {0, n / kFanOut});
   return levels;
@@ -202,6 +150,7 @@ void check_options(const IndexOptions& options, int64_t n_tokens) {
   if (options.sketch_bits < 0 || options.sketch_bits > 2) {
     fail("sketches have 0, 1 or 2 bits per dimension, found {}", options.sketch_bits);
   }
+  if (options.segment < 0) fail("a segment has at least 1 token (0: the whole context), found {}", options.segment);
   if (options.levels.empty()) fail("an index needs at least one level of clusters, found none");
   if (n_tokens > std::numeric_limits<int32_t>::max()) fail("a context has at most 2^31 - 1 tokens, found {}", n_tokens);
   const int64_t n_pinned = int64_t{options.n_sinks} + options.n_window;

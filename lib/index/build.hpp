@@ -25,6 +25,7 @@ struct IndexOptions {
   Metric metric = Metric::cosine;
   int iterations = 10;
   uint64_t seed = 1;
+  int64_t segment = 32768;          // clustered tokens whose leaves are their own; 0: the whole context
   bool quantise_centroids = false;  // centroids and value means as i8 with a scale each; else in the type of the keys
   int sketch_bits = 0;              // per key and dimension: 0 (none), 1 or 2
 };
@@ -33,12 +34,13 @@ struct IndexOptions {
 inline constexpr uint64_t kRotationSeed = 1;
 
 // The levels above the leaves of a context so long that scoring all leaves would cost more than the keys: each has a
-// sixteenth of the clusters of the one below, down to kMaxScored. Coarsest first; none for a short context.
+// 24th of the clusters of the one below, until one has at most kMaxScored. Coarsest first; none for a short context.
 std::vector<ClusterCount> levels_above(const ClusterCount& leaf, int64_t n_tokens);
 // Per upper level: the share of the keys that it should let through, so that at most about kMaxScored clusters of the
 // level below are scored; powers of kDefaultUpperKeep where that is less.
 std::vector<double> default_upper_keep(const IndexOptions& options, int64_t n_tokens);
-inline constexpr int64_t kMaxScored = 1536;
+// Clusters that a lookup scores per level, about; there is one level more per 24 times the context.
+inline constexpr int64_t kMaxScored = 2048;
 
 // Throws, before any work, if the context is shorter than sinks + window + 1, if more clusters than clustered tokens
 // are asked for by count, or if the levels do not grow from coarse to fine.

@@ -88,7 +88,7 @@ struct CalibrationOptions {
   std::vector<double> upper_keep;  // per upper stage, in (0, 1], not growing; empty: powers of kDefaultUpperKeep, so
                                    // that each level lets that share of what reaches it through, and
                                    // kDefaultSketchKeep above the sketches
-  std::vector<int> block_sizes = {1, 8, 32};  // more than n_queries: n_queries; the last block may be shorter
+  std::vector<int> block_sizes = {1, 4, 32};  // more than n_queries: n_queries; the last block may be shorter
   std::string source = "window";
   GqaSelect gqa = GqaSelect::group_mean;
 };

@@ -10,6 +10,7 @@
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/index/seeding.hpp"
 
 namespace squeeze {
 namespace {
@@ -136,6 +137,10 @@ Partition kmeans(Tensor points, std::span<const float> weights, int64_t n_cluste
   const std::vector<float> unit_weights = normalised(weights);
   Assigner assigner(dim, options.metric);
   faiss::Clustering clustering(static_cast<int>(dim), static_cast<int>(n_clusters), parameters(options));
+  if (options.spread_seeds) {
+    const Tensor seeds = spread_seeds(points, weights, n_clusters, options.seed);
+    clustering.centroids.assign(seeds.f32(), seeds.f32() + seeds.n_elements());
+  }
   clustering.train(n, points.f32(), assigner, weights.empty() ? nullptr : unit_weights.data());
 
   std::vector<faiss::Index::idx_t> labels(static_cast<size_t>(n));

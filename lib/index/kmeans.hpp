@@ -15,6 +15,7 @@ struct KmeansOptions {
   Metric metric = Metric::cosine;
   int iterations = 10;
   uint64_t seed = 1;
+  bool spread_seeds = false;  // begin with points far from one another, not with any
 };
 
 // A partition of n points into non-empty clusters.
@@ -25,7 +26,7 @@ struct Partition {
 
 // Partitions `points`, f32 [n_points, dim] and finite, into at most n_clusters clusters; clusters that end up empty
 // (duplicate points) are dropped. Cosine: the points' directions are clustered, with unit centroids; a zero vector
-// stays zero. weights: per point, positive; empty: all one. Seeds are points drawn at random. The points are taken over
+// stays zero. weights: per point, positive; empty: all one. The points are taken over
 // and rescaled. Throws if n_clusters is not in [1, n_points]. Same result for any number of threads.
 Partition kmeans(Tensor points, std::span<const float> weights, int64_t n_clusters, const KmeansOptions& options);
 
