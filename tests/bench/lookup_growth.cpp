@@ -97,7 +97,9 @@ int main(int argc, char** argv) {
   app.add_option("--min-tokens", o.min_tokens, "The shortest context")->capture_default_str();
   app.add_option("--common", o.common, "Norm of a vector that all keys have in common; their own parts have 12")
       ->capture_default_str();
-  app.add_option("--metric", o.metric, "As of squeeze-build")->check(CLI::IsMember({"cosine", "l2"}))->capture_default_str();
+  app.add_option("--metric", o.metric, "As of squeeze-build")
+      ->check(CLI::IsMember({"cosine", "l2"}))
+      ->capture_default_str();
   app.add_option("--segment", o.index.segment, "As of squeeze-build")->capture_default_str();
   app.add_option("--leaf", o.leaf, "Leaf clusters, as a share of the context")->capture_default_str();
   app.add_flag("--json", o.json, "One line of JSON per length");

@@ -1,0 +1,71 @@
+// Decoding: one token's attention over one layer, dense and sparse, lookup and selection included.
+#include <fmt/format.h>
+
+#include "lib/core/parallel.hpp"
+#include "tests/bench/attend_call.hpp"
+
+namespace squeeze {
+namespace {
+
+constexpr int64_t kRotatedBytes = int64_t{768} << 20;  // layers are attended in turn, so that none is cached
+
+struct DecodeSetting {
+  const char* name;
+  double keys, bytes;  // the share that is read; the other is 0, both for dense
+};
+
+constexpr DecodeSetting kSettings[] = {{"dense", 0, 0},           {"sparsity 70 %", 0.3, 0},  {"sparsity 80 %", 0.2, 0},
+                                       {"sparsity 90 %", 0.1, 0}, {"sparsity 95 %", 0.05, 0}, {"budget 5 %", 0, 0.05}};
+
+Policy policy_of(const MadeContext& context, const DecodeSetting& setting) {
+  if (setting.keys > 0) return keys_policy(context, setting.keys);
+  return setting.bytes > 0 ? bytes_policy(context, setting.bytes) : dense_policy();
+}
+
+std::string row_name(const ContextShape& shape, const DecodeSetting& setting) {
+  return fmt::format("decode {} {}", shape.str(), setting.name);
+}
+
+void add_rows(Bench& bench, const MadeContext& context, int threads) {
+  double dense_ms = 0;
+  for (const DecodeSetting& setting : kSettings) {
+    const std::string name = row_name(context.shape(), setting);
+    const bool is_dense = setting.keys + setting.bytes == 0;
+    if (!bench.wants(name) && !is_dense) continue;
+    const Rest rest = setting.bytes > 0 ? Rest::mean : Rest::drop;
+    AttendCall call(context, policy_of(context, setting), rest, 1, 0);
+    const double scalar_ms = checked_against_scalar(name, call, is_dense ? 1e-4 : 2e-2);
+    const double ms = bench.time([&] { call(); });
+    if (is_dense) dense_ms = ms;
+    BenchRow row{name, ms, static_cast<double>(call.usage().bytes_read), threads, {}, scalar_ms / ms, {}};
+    if (!is_dense) {
+      row.vs_dense = dense_ms / ms;
+      const Usage& usage = call.usage();
+      row.note = fmt::format("lookup {:.0f} % of the time, budget {:.2f} %",
+                             100 * usage.lookup_ms / (usage.lookup_ms + usage.attention_ms), 100 * usage.budget());
+    }
+    if (bench.wants(name)) bench.add(std::move(row));
+  }
+}
+
+}  // namespace
+
+void attention_rows(Bench& bench) {
+  for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}, {28, 4}}) {
+    for (int64_t n_tokens = 1 << 14; n_tokens <= bench.options().max_tokens; n_tokens *= n_tokens == 1 << 14 ? 4 : 2) {
+      if (n_tokens == 1 << 18) continue;
+      ContextShape shape{n_tokens, n_query_heads, n_kv_heads, 128};
+      std::vector<std::string> names;
+      for (const DecodeSetting& setting : kSettings) names.push_back(row_name(shape, setting));
+      if (!bench.wants_any(names)) continue;
+      shape.n_layers = static_cast<int>((kRotatedBytes + shape.layer_bytes() - 1) / shape.layer_bytes());
+      const MadeContext context(shape, bench_index(n_tokens, 1));
+      for (const int threads : bench.options().threads) {
+        set_threads(threads);
+        add_rows(bench, context, threads);
+      }
+    }
+  }
+}
+
+}  // namespace squeeze
