@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kChunkBytes = 256 << 10;  // keys and values of a chunk: half of a small L2 cache
 constexpr int64_t kMinChunkRows = 64;
 constexpr int64_t kQueryBlock = 32;  // query rows of a task when there are many
+constexpr size_t kManyWorks = 64;    // enough tasks without cutting a work's chunks apart
 
 // Consecutive ranges of one part, at most a chunk's number of rows.
 struct Chunk {
@@ -49,10 +50,11 @@ void append_chunks(const AttendPart& part, std::vector<Chunk>& chunks) {
   }
 }
 
-void append_tasks(const AttendWork& work, std::span<const Chunk> chunks, std::vector<Task>& tasks) {
+void append_tasks(const AttendWork& work, std::span<const Chunk> chunks, bool is_one_of_many,
+                  std::vector<Task>& tasks) {
   const int64_t n_rows = work.queries.size(0);
   if (chunks.empty()) return;
-  if (n_rows < 2 * kQueryBlock) {
+  if (n_rows < 2 * kQueryBlock && !is_one_of_many) {
     for (size_t i = 0; i < chunks.size(); ++i) tasks.push_back({&work, chunks.subspan(i, 1), 0, n_rows});
     return;
   }
@@ -133,7 +135,7 @@ void attend_parts(std::span<const AttendWork> work, float softmax_scale, std::sp
   for (size_t i = 0; i < work.size(); ++i) {
     check(work[i], states[i]);
     for (const AttendPart& part : work[i].parts) append_chunks(part, chunks[i]);
-    append_tasks(work[i], chunks[i], tasks);
+    append_tasks(work[i], chunks[i], work.size() >= kManyWorks, tasks);
     first_task.push_back(tasks.size());
   }
   std::vector<AttentionState> partial(tasks.size());

@@ -29,8 +29,8 @@ struct AttendWork {
 };
 
 // Adds all work to the states, one per work. Rows are summed in chunks of about the same number of bytes whose states
-// are merged in order; few query rows (decode): threads share the chunks, many (prefill): they share the query rows.
-// The pieces depend on sizes only, so the result is the same for any number of threads.
+// are merged in order; few query rows (decode): threads share the chunks; many, or many works (prefill): they share the
+// query rows. The pieces depend on sizes only, so the result is the same for any number of threads.
 void attend_parts(std::span<const AttendWork> work, float softmax_scale, std::span<AttentionState> states);
 
 // Appends a range, joined to the last one if they touch; empty ranges are left out.
