@@ -92,16 +92,18 @@ void Descent::compute_logits() {
 void Descent::drop(const std::vector<char>& keep) {
   std::vector<DroppedCluster> items;
   std::vector<size_t> places;
+  std::vector<float> log_sizes;
   in_play_.for_each([&](int64_t i, int32_t cluster) {
     if (keep[static_cast<size_t>(i)]) return;
     items.push_back({level_number(), cluster, level().n_rows(cluster)});
     places.push_back(static_cast<size_t>(i));
+    log_sizes.push_back(std::log(sizes_[static_cast<size_t>(i)]));
   });
   std::vector<float> log_mass;
   log_mass.reserve(items.size() * static_cast<size_t>(block_.n_rows));
   const auto n = static_cast<size_t>(in_play_.size());
   for (size_t row = 0; row < static_cast<size_t>(block_.n_rows); ++row) {
-    for (const size_t i : places) log_mass.push_back(logits_[row * n + i] + std::log(sizes_[i]));
+    for (size_t i = 0; i < places.size(); ++i) log_mass.push_back(logits_[row * n + places[i]] + log_sizes[i]);
   }
   dropped_.add(items, log_mass);
 }
