@@ -203,7 +203,8 @@ std::vector<std::vector<float>> stage_scores(const HeadView& head, TensorView qu
     fail("an index of {} stages needs {} upper thresholds, found {}", head.n_stages(), head.n_stages() - 1,
          thresholds.size());
   }
-  const auto threshold = [&](size_t stage) { return thresholds.empty() ? -kInfinity : thresholds[stage]; };
+  // The last stage prunes nothing and may be without a threshold.
+  const auto threshold = [&](size_t stage) { return stage < thresholds.size() ? thresholds[stage] : -kInfinity; };
   std::vector<std::vector<float>> result;
   while (true) {
     const BlockScores& scores = descent.score();
