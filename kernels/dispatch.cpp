@@ -16,8 +16,9 @@ Kernels filled(Kernels upper, const Kernels& lower) {
   fill(upper.to_f32, lower.to_f32);
   fill(upper.from_f32, lower.from_f32);
   fill(upper.widen_i8, lower.widen_i8);
-  fill(upper.unpack_signs, lower.unpack_signs);
   fill(upper.scores, lower.scores);
+  fill(upper.sketch_scores, lower.sketch_scores);
+  fill(upper.extent, lower.extent);
   fill(upper.exp_sum, lower.exp_sum);
   fill(upper.attend, lower.attend);
   fill(upper.weighted_sum, lower.weighted_sum);

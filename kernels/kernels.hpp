@@ -15,7 +15,7 @@
 
 namespace squeeze {
 
-inline constexpr int kMaxHeadDim = 512;  // the largest dim that attend and assign accept
+inline constexpr int kMaxHeadDim = 512;  // the largest dim that attend, assign and sketch_scores accept
 
 struct RowRange {  // rows [begin, end)
   int32_t begin = 0;
@@ -86,16 +86,27 @@ struct MatvecArgs {
   int64_t out_stride;
 };
 
-// out[i] = row_scales[i] * the signs of row i, expanded. One bit: +1 or -1 per dimension; two bits: the first plane's
-// sign + half the second plane's (-1.5, -0.5, 0.5, 1.5). A row is `bits` planes of (dim + 7) / 8 bytes, dimension c in
-// bit c % 8 of byte c / 8, set for +.
-struct UnpackSignsArgs {
-  const uint8_t* codes;  // [n_rows, bits * ((dim + 7) / 8)]
+// Integers per query of sketch_scores: dim, padded to whole words of 32.
+constexpr int64_t sketch_query_stride(int64_t dim) { return (dim + 31) / 32 * 32; }
+
+// out[i * out_stride + j] = offsets[i * offset_stride] + (query_scales[i] * scales[j]) * dot(queries[i], code j)
+// The dot is one of integers and exact, and the float operations are these, in this order: all tables give the same
+// bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of byte c / 8, set for +. One bit: +1
+// or -1 per dimension; two bits: +-2 by the first plane, +-1 by the second, that is -3, -1, 1 or 3. Bits beyond dim do
+// not count.
+struct SketchScoresArgs {
+  const int8_t* queries;  // [n_queries, sketch_query_stride(dim)] in [-127, 127], zero from dim on
+  int64_t n_queries;
+  const float* query_scales;  // [n_queries]
+  const float* offsets;       // [n_queries, offset_stride], the first of each row is used; null: zero
+  int64_t offset_stride;
+  const uint8_t* codes;    // [n_rows, bits * ((dim + 7) / 8)]
+  const uint16_t* scales;  // f16 [n_rows]
   int64_t n_rows;
-  int64_t dim;
-  int bits;                 // 1 or 2
-  const float* row_scales;  // [n_rows]
-  float* out;               // [n_rows, dim]
+  int64_t dim;  // at most kMaxHeadDim
+  int bits;     // 1 or 2
+  float* out;   // [n_queries, out_stride]
+  int64_t out_stride;
 };
 
 // acc[i] += sum_j weights[i * weights_stride + j] * rows[j]
@@ -109,6 +120,10 @@ struct WeightedSumArgs {
   float* acc;  // [n_queries, dim]
 };
 
+struct Extent {
+  float smallest = 0, largest = 0;
+};
+
 struct Kernels {
   const char* isa;  // "scalar", "avx2", "avx512"
 
@@ -117,9 +132,11 @@ struct Kernels {
 
   // out[i] = row_scales[i] * in[i], rows of dim.
   void (*widen_i8)(const int8_t* in, const float* row_scales, int64_t n_rows, int64_t dim, float* out);
-  void (*unpack_signs)(const UnpackSignsArgs&);
 
   void (*scores)(const ScoresArgs&);
+  void (*sketch_scores)(const SketchScoresArgs&);
+  // The smallest and the largest element, NaNs aside; infinity and -infinity if there are none.
+  Extent (*extent)(const float* x, int64_t n);
   // x[j] = exp(x[j] - max); returns sum_j weights[j] * x[j] (weights null: all one).
   float (*exp_sum)(float* x, int64_t n, float max, const float* weights);
   void (*attend)(const AttendArgs&);

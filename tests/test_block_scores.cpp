@@ -135,9 +135,11 @@ TEST_SUITE("block_scores") {
 
   TEST_CASE("logits that are not finite are refused, far ones are not") {
     for (const float bad : {NAN, INFINITY, -INFINITY}) {
-      Block block(GqaSelect::group_mean, 2, 2, 9, 0, 3);
-      block.logits[30] = bad;
-      CHECK_THROWS_WITH_AS(block.scores(), doctest::Contains("not finite"), Error);
+      for (const size_t at : {0, 8, 30}) {
+        Block block(GqaSelect::group_mean, 2, 2, 9, 0, 3);
+        block.logits[at] = bad;
+        CHECK_THROWS_WITH_AS(block.scores(), doctest::Contains("not finite"), Error);
+      }
     }
     Block far(GqaSelect::group_mean, 1, 1, 3, 1, 3);
     far.logits = {1e30f, 0, -1e30f};
@@ -146,6 +148,14 @@ TEST_SUITE("block_scores") {
     far.dropped_logits = {3e38f};
     CHECK(far.scores(false).scores == std::vector<float>{0, 0, 0});
     CHECK(block_scores({}, 0, {}, DroppedMass(2), {2, {}}).n_views() == 0);
+  }
+
+  TEST_CASE("log sum exp, of far numbers and of none") {
+    std::vector<float> x = {1000, 999, -1e30f, -INFINITY};
+    CHECK(log_sum_exp(x) == doctest::Approx(1000 + std::log1p(std::exp(-1.0))));
+    x = {-INFINITY, -INFINITY};
+    CHECK(log_sum_exp(x) == -INFINITY);
+    CHECK(log_sum_exp({}) == -INFINITY);
   }
 
   TEST_CASE("dropped mass adds up over stages") {

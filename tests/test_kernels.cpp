@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "tests/kernel_cases.hpp"
 
@@ -92,6 +93,33 @@ TEST_SUITE("kernels") {
           CHECK(narrow.back() == 0x55);
         }
       }
+    }
+  }
+
+  TEST_CASE("extent: the smallest and the largest element, whatever lies beside them") {
+    std::mt19937 rng(2);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        std::vector<float> x = random_floats(n + 2, rng);
+        x.front() = x.back() = 9;
+        const float* in = x.data() + 1;
+        for (int64_t i = 0; i < n; ++i) {
+          for (const float value : {5.0f, -5.0f, kInfinity, -kInfinity, kNan}) {
+            const float before = std::exchange(x[static_cast<size_t>(i) + 1], value);
+            Extent expected{kInfinity, -kInfinity};
+            for (int64_t j = 0; j < n; ++j) {
+              if (in[j] < expected.smallest) expected.smallest = in[j];
+              if (in[j] > expected.largest) expected.largest = in[j];
+            }
+            const Extent found = table->extent(in, n);
+            CHECK(found.smallest == expected.smallest);
+            CHECK(found.largest == expected.largest);
+            x[static_cast<size_t>(i) + 1] = before;
+          }
+        }
+      }
+      CHECK(table->extent(nullptr, 0).smallest == kInfinity);
+      CHECK(table->extent(nullptr, 0).largest == -kInfinity);
     }
   }
 

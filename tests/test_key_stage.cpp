@@ -1,5 +1,5 @@
-// Tests of the lookup with sketches: the estimated scores by the definition, ties, what upper levels let through, and the
-// mass of what was dropped.
+// Tests of the lookup with sketches: the estimated scores by the definition, ties, what upper levels let through, and
+// the mass of what was dropped.
 #include "lib/attention/key_stage.hpp"
 
 #include <doctest/doctest.h>
@@ -21,6 +21,7 @@ struct Logits {
   std::vector<std::vector<double>> levels;  // of each level's centroids
   std::vector<double> keys;                 // estimated
   double size = 0;                          // |s| (|q| of the largest terms): what float32 errors are relative to
+  double rounding = 0;                      // a key's largest error by a query that is rounded to 8 bits
 
   Logits(const HeadView& head, TensorView query) {
     const std::vector<double> q = row_of(query, 0);
@@ -34,15 +35,21 @@ struct Logits {
     }
     const std::vector<double> turned = rotated(head.sketches.rotation, q);
     const std::vector<int64_t> leaf_of = leaf_of_key(head);
+    double largest = 0;
+    for (const double x : turned) largest = std::max(largest, std::abs(x));
     for (int64_t key = 0; key < head.n_clustered(); ++key) {
       const std::vector<double> code = code_of(head.sketches, key, kDim);
+      double code_sum = 0;
+      for (const double level : code) code_sum += std::abs(level);
+      const double half_step = largest / 127 / 2 * (1 + 0x1p-12);  // a quotient of two float32 is rounded
+      rounding = std::max(rounding, double{kScale} * sketch_scale(head.sketches, key) * half_step * code_sum);
       const double own = double{kScale} * sketch_scale(head.sketches, key) * dot_of(turned, code);
       keys.push_back(levels.back()[size_t(leaf_of[size_t(key)])] + own);
       size = std::max(size,
                       double{kScale} * sketch_scale(head.sketches, key) * std::sqrt(dot_of(q, q) * dot_of(code, code)));
     }
   }
-  // Float32: a sum of kDim products after a rotation of as many, then an addition.
+  // Float32: a sum of kDim products after a rotation of as many, then an addition. Of a key's, `rounding` comes on top.
   double error() const { return 0x1p-24 * double(2 * kDim + 8) * 2 * size; }
 };
 
@@ -84,7 +91,8 @@ TEST_SUITE("key_stage") {
           for (size_t key = 0; key < leaf_of.size(); ++key) {
             if (survives[size_t(leaf_of[key])]) sum += std::exp(logits.keys[key]);
           }
-          const double tolerance = 2 * (logits.error() + 0x1p-23 * double(40 + 300));
+          // Above and below the fraction line.
+          const double tolerance = std::expm1(2 * (logits.rounding + logits.error() + 0x1p-23 * double(40 + 300)));
           double total = gone / (sum + gone);
           for (size_t key = 0; key < leaf_of.size(); ++key) {
             CHECK(std::isnan(scores[2][key]) == !survives[size_t(leaf_of[key])]);
@@ -207,8 +215,8 @@ TEST_SUITE("key_stage") {
             plain += std::exp(logits.keys[size_t(row - head.n_sinks)]);
             corrected += std::exp(logits.keys[size_t(row - head.n_sinks)] - noise * (bits == 1 ? 0.3634 : 0.104));
           }
-          CHECK(found <= std::log(plain) + tolerance);
-          CHECK(found >= std::log(corrected) - tolerance);
+          CHECK(found <= std::log(plain) + logits.rounding + tolerance);
+          CHECK(found >= std::log(corrected) - logits.rounding - tolerance);
           ++n_by_sketches;
         }
       }

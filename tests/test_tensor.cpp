@@ -1,8 +1,10 @@
 // Tests of tensor: shapes, views, ownership and conversion.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "lib/core/error.hpp"
 #include "lib/core/tensor.hpp"
@@ -75,6 +77,22 @@ TEST_SUITE("tensor") {
       }
     }
     CHECK(convert(Tensor(DType::f16, {0}), DType::f32).n_elements() == 0);
+  }
+
+  TEST_CASE("all_finite finds an infinity or a NaN anywhere") {
+    constexpr float kMax = std::numeric_limits<float>::max();
+    for (const size_t n : {0, 1, 7, 16, 33}) {
+      std::vector<float> x(n, -kMax);
+      CHECK(all_finite(x));
+      for (float& value : x) {
+        for (const float bad : {INFINITY, -INFINITY, NAN}) {
+          value = bad;
+          CHECK(!all_finite(x));
+        }
+        value = kMax;
+      }
+      CHECK(all_finite(x));
+    }
   }
 }
 

@@ -9,7 +9,8 @@
 
 namespace squeeze {
 
-extern const Kernels kAvx512Kernels = {"avx512", to_f32,       from_f32, widen_i8, unpack_signs, scores, exp_sum,
-                                       attend,   weighted_sum, assign,   matvec,   rms_norm,     rope,   swiglu};
+extern const Kernels kAvx512Kernels = {"avx512",      to_f32, from_f32, widen_i8, scores,
+                                       sketch_scores, extent, exp_sum,  attend,   weighted_sum,
+                                       assign,        matvec, rms_norm, rope,     swiglu};
 
 }  // namespace squeeze

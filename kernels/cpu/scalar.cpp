@@ -18,18 +18,6 @@ void widen_i8(const int8_t* in, const float* row_scales, int64_t n_rows, int64_t
   for (int64_t i = 0; i < n_rows * dim; ++i) out[i] = row_scales[i / dim] * static_cast<float>(in[i]);
 }
 
-void unpack_signs(const UnpackSignsArgs& a) {
-  const int64_t plane = (a.dim + 7) / 8;
-  for (int64_t i = 0; i < a.n_rows; ++i) {
-    for (int64_t c = 0; c < a.dim; ++c) {
-      const uint8_t* byte = a.codes + i * a.bits * plane + c / 8;
-      float level = (*byte >> (c % 8)) & 1 ? 1.0f : -1.0f;
-      if (a.bits == 2) level += (byte[plane] >> (c % 8)) & 1 ? 0.5f : -0.5f;
-      a.out[i * a.dim + c] = a.row_scales[i] * level;
-    }
-  }
-}
-
 double dot(const float* x, const void* rows, DType dtype, int64_t row, int64_t dim) {
   double sum = 0;
   for (int64_t c = 0; c < dim; ++c) sum += double{x[c]} * double{load_element(rows, dtype, row * dim + c)};
@@ -43,6 +31,40 @@ void scores(const ScoresArgs& a) {
           static_cast<float>(double{a.scale} * dot(a.queries + i * a.dim, a.rows, a.dtype, j, a.dim));
     }
   }
+}
+
+bool is_set(const uint8_t* bits, int64_t c) { return (bits[c / 8] >> (c % 8)) & 1; }
+
+int32_t sketch_dot(const int8_t* query, const uint8_t* code, int64_t dim, int bits) {
+  const uint8_t* second_plane = code + (dim + 7) / 8;
+  int32_t sum = 0;
+  for (int64_t c = 0; c < dim; ++c) {
+    const int sign = is_set(code, c) ? 1 : -1;
+    const int level = bits == 1 ? sign : 2 * sign + (is_set(second_plane, c) ? 1 : -1);
+    sum += query[c] * level;
+  }
+  return sum;
+}
+
+void sketch_scores(const SketchScoresArgs& a) {
+  for (int64_t i = 0; i < a.n_queries; ++i) {
+    const int8_t* query = a.queries + i * sketch_query_stride(a.dim);
+    const float offset = a.offsets ? a.offsets[i * a.offset_stride] : 0.0f;
+    for (int64_t j = 0; j < a.n_rows; ++j) {
+      const int32_t product = sketch_dot(query, a.codes + j * a.bits * ((a.dim + 7) / 8), a.dim, a.bits);
+      const float scale = a.query_scales[i] * f16_to_f32(a.scales[j]);
+      a.out[i * a.out_stride + j] = offset + scale * static_cast<float>(product);
+    }
+  }
+}
+
+Extent extent(const float* x, int64_t n) {
+  Extent found{INFINITY, -INFINITY};
+  for (int64_t i = 0; i < n; ++i) {
+    if (x[i] < found.smallest) found.smallest = x[i];
+    if (x[i] > found.largest) found.largest = x[i];
+  }
+  return found;
 }
 
 float exp_sum(float* x, int64_t n, float max, const float* weights) {
@@ -141,7 +163,7 @@ void swiglu(const float* gate, const float* up, int64_t n, float* out) {
 
 }  // namespace
 
-const Kernels kScalarKernels = {"scalar", to_f32,       from_f32, widen_i8, unpack_signs, scores, exp_sum,
-                                attend,   weighted_sum, assign,   matvec,   rms_norm,     rope,   swiglu};
+const Kernels kScalarKernels = {"scalar", to_f32,       from_f32, widen_i8, scores,   sketch_scores, extent, exp_sum,
+                                attend,   weighted_sum, assign,   matvec,   rms_norm, rope,          swiglu};
 
 }  // namespace squeeze

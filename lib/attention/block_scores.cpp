@@ -2,7 +2,6 @@
 #include "lib/attention/block_scores.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 
@@ -14,33 +13,16 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// In 16 lanes, so that the compiler can use vectors without reordering a float reduction.
-float largest_of(std::span<const float> x) {
-  std::array<float, 16> lanes;
-  lanes.fill(-kInfinity);
-  size_t i = 0;
-  for (; i + 16 <= x.size(); i += 16) {
-    for (size_t lane = 0; lane < 16; ++lane) lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
-  }
-  for (; i < x.size(); ++i) lanes[0] = std::max(lanes[0], x[i]);
-  return *std::max_element(lanes.begin(), lanes.end());
-}
-
-void check_finite(std::span<const float> x) {
-  uint32_t largest = 0;
-  for (const float value : x) largest = std::max(largest, bits_of_float(value) & 0x7fffffffu);
-  if (largest >= 0x7f800000u) fail("scores of a block are not finite (NaN or infinity)");
-}
-
-// Turns one row's logits into scores.
-void normalise(std::span<float> row, const float* sizes, double dropped_log_sum) {
-  if (row.empty()) return;
-  const float max = std::max(largest_of(row), static_cast<float>(dropped_log_sum));
+// Turns one row's logits into exp(logit - max); returns the factor that makes them scores.
+float exponentiate(std::span<float> row, const float* sizes, double dropped_log_sum) {
   const auto n = static_cast<int64_t>(row.size());
+  const Extent extent = kernels().extent(row.data(), n);
+  const float max = std::max(extent.largest, static_cast<float>(dropped_log_sum));
   const float kept = kernels().exp_sum(row.data(), n, max, sizes);
-  const auto dropped = static_cast<float>(std::exp(dropped_log_sum - double{max}));
-  const float inverse = 1.0f / (kept + dropped);
-  for (float& x : row) x *= inverse;
+  if (extent.smallest == -kInfinity || extent.largest == kInfinity || std::isnan(kept)) {
+    fail("scores of a block are not finite (NaN or infinity)");
+  }
+  return 1.0f / (kept + static_cast<float>(std::exp(dropped_log_sum - double{max})));
 }
 
 // Calls take(i) for the best items, score descending, until it returns false.
@@ -83,20 +65,26 @@ void keep_best_singles(std::span<const float> scores, int64_t count, std::vector
 
 }  // namespace
 
+double log_sum_exp(std::span<float> x) {
+  const auto n = static_cast<int64_t>(x.size());
+  const float max = kernels().extent(x.data(), n).largest;
+  if (max == -kInfinity) return -double{kInfinity};
+  const float sum = kernels().exp_sum(x.data(), n, max, nullptr);
+  return double{max} + std::log(double{sum});
+}
+
 DroppedMass::DroppedMass(int64_t n_rows)
     : logits_(static_cast<size_t>(n_rows)), log_sum_(static_cast<size_t>(n_rows), -double{kInfinity}) {}
 
 void DroppedMass::add(std::span<const DroppedCluster> items, std::span<const float> log_mass) {
   if (items.empty()) return;
   items_.insert(items_.end(), items.begin(), items.end());
-  std::vector<float> weights(items.size());
+  std::vector<float> weights;
   for (size_t row = 0; row < logits_.size(); ++row) {
     const std::span<const float> own = log_mass.subspan(row * items.size(), items.size());
     logits_[row].insert(logits_[row].end(), own.begin(), own.end());
-    std::copy(own.begin(), own.end(), weights.begin());
-    const float max = largest_of(own);
-    const float sum = kernels().exp_sum(weights.data(), static_cast<int64_t>(weights.size()), max, nullptr);
-    const double added = double{max} + std::log(double{sum});
+    weights.assign(own.begin(), own.end());
+    const double added = log_sum_exp(weights);
     const double top = std::max(log_sum_[row], added);
     log_sum_[row] = top + std::log(std::exp(log_sum_[row] - top) + std::exp(added - top));
   }
@@ -114,15 +102,16 @@ BlockScores block_scores(std::span<const float> logits, int64_t n, std::span<con
   const auto width = static_cast<size_t>(n);
   const int64_t n_heads = block.group.select == GqaSelect::group_mean ? 1 : block.group.size;
   const float share = static_cast<float>(n_heads) / static_cast<float>(block.n_rows);
-  std::vector<float> heads(static_cast<size_t>(n_heads) * width, 0.0f);
-  std::vector<float> row(width);
-  for (int64_t r = 0; r < block.n_rows; ++r) {
+  std::vector<float> heads, later;  // [n_heads, n]: of the first token, to which the later ones are added; [n]
+  heads.reserve(static_cast<size_t>(n_heads) * width);
+  for (int64_t r = 0; r < block.n_rows && n > 0; ++r) {
     const std::span<const float> own = logits.subspan(static_cast<size_t>(r) * width, width);
-    check_finite(own);
-    std::copy(own.begin(), own.end(), row.begin());
-    normalise(row, sizes.empty() ? nullptr : sizes.data(), dropped.log_sum(r));
+    const bool first = r < n_heads;
+    first ? void(heads.insert(heads.end(), own.begin(), own.end())) : later.assign(own.begin(), own.end());
     float* out = heads.data() + r % n_heads * n;
-    for (size_t i = 0; i < width; ++i) out[i] += row[i] * share;
+    const std::span<float> row(first ? out : later.data(), width);
+    const float factor = share * exponentiate(row, sizes.empty() ? nullptr : sizes.data(), dropped.log_sum(r));
+    for (size_t i = 0; i < width; ++i) out[i] = first ? row[i] * factor : out[i] + row[i] * factor;
   }
   if (block.group.select == GqaSelect::group_max) {
     for (int64_t h = 1; h < n_heads; ++h) {

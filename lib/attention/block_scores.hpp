@@ -16,6 +16,9 @@ struct BlockShape {
   QueryGroup group = {};
 };
 
+// log sum exp(x), of any size; overwrites x.
+double log_sum_exp(std::span<float> x);
+
 // The attention mass that upper stages dropped, per query row, and the clusters it belongs to.
 class DroppedMass {
  public:

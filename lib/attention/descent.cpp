@@ -11,14 +11,6 @@ namespace {
 
 constexpr int64_t kTileRows = 64;  // centroids that are widened at once
 
-void check_finite(TensorView queries) {
-  uint32_t largest = 0;
-  for (int64_t i = 0; i < queries.n_elements(); ++i) {
-    largest = std::max(largest, bits_of_float(queries.f32()[i]) & 0x7fffffffu);
-  }
-  if (largest >= 0x7f800000u) fail("queries of a block are not finite (NaN or infinity)");
-}
-
 }  // namespace
 
 Descent::Descent(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block)
@@ -38,7 +30,9 @@ void Descent::check_block() const {
     fail("a block of {} query rows does not consist of groups of {} heads", queries_.size(0), block_.group.size);
   }
   if (!std::isfinite(scale_)) fail("the softmax scale must be finite, found {}", scale_);
-  check_finite(queries_);
+  if (!all_finite({queries_.f32(), static_cast<size_t>(queries_.n_elements())})) {
+    fail("queries of a block are not finite (NaN or infinity)");
+  }
 }
 
 int64_t Descent::n_keys_in_play() const {
@@ -54,16 +48,17 @@ const BlockScores& Descent::score() {
   sizes_.clear();
   in_play_.for_each([&](int64_t, int32_t cluster) { sizes_.push_back(static_cast<float>(level().n_rows(cluster))); });
   compute_logits();
-  scores_ = block_scores(logits_, in_play_.size(), sizes_, dropped_, block_);
+  const std::span<const float> logits(logits_.f32(), static_cast<size_t>(logits_.n_elements()));
+  scores_ = block_scores(logits, in_play_.size(), sizes_, dropped_, block_);
   return scores_;
 }
 
 void Descent::compute_logits() {
   const int64_t dim = queries_.size(1);
   const ScaledRows centroids = level().centroid_rows();
-  logits_.resize(static_cast<size_t>(block_.n_rows * in_play_.size()));
-  float* out = logits_.data();
-  std::vector<float> tile(static_cast<size_t>(kTileRows * dim));
+  logits_ = Tensor(DType::f32, {block_.n_rows, in_play_.size()});
+  float* out = logits_.f32();
+  Tensor tile(DType::f32, {kTileRows, dim});
   const auto score_rows = [&](const void* rows, DType dtype, int64_t n) {
     kernels().scores({.queries = queries_.f32(),
                       .n_queries = block_.n_rows,
@@ -83,7 +78,7 @@ void Descent::compute_logits() {
     }
     for (int64_t begin = run.begin; begin < run.end; begin += kTileRows) {
       const int64_t end = std::min<int64_t>(run.end, begin + kTileRows);
-      centroids.widen(begin, end, tile.data());
+      centroids.widen(begin, end, tile.f32());
       score_rows(tile.data(), DType::f32, end - begin);
     }
   }
@@ -97,13 +92,13 @@ void Descent::drop(const std::vector<char>& keep) {
     if (keep[static_cast<size_t>(i)]) return;
     items.push_back({level_number(), cluster, level().n_rows(cluster)});
     places.push_back(static_cast<size_t>(i));
-    log_sizes.push_back(std::log(sizes_[static_cast<size_t>(i)]));
+    log_sizes.push_back(std::log(sizes_[places.back()]));
   });
   std::vector<float> log_mass;
   log_mass.reserve(items.size() * static_cast<size_t>(block_.n_rows));
-  const auto n = static_cast<size_t>(in_play_.size());
-  for (size_t row = 0; row < static_cast<size_t>(block_.n_rows); ++row) {
-    for (size_t i = 0; i < places.size(); ++i) log_mass.push_back(logits_[row * n + places[i]] + log_sizes[i]);
+  for (int64_t row = 0; row < block_.n_rows; ++row) {
+    const float* logits = logits_.f32() + row * in_play_.size();
+    for (size_t i = 0; i < places.size(); ++i) log_mass.push_back(logits[places[i]] + log_sizes[i]);
   }
   dropped_.add(items, log_mass);
 }

@@ -59,7 +59,7 @@ class Descent {
   const BlockScores& score();
   // After score(): the keys of each cluster in play, and the logits [n_rows, clusters in play].
   const std::vector<float>& sizes() const { return sizes_; }
-  const std::vector<float>& logits() const { return logits_; }
+  TensorView logits() const { return logits_; }
 
   // Moves to the next level, all children in play.
   void descend();
@@ -80,7 +80,7 @@ class Descent {
   ItemRuns in_play_;
   int64_t n_scored_ = 0;
   std::vector<float> sizes_;
-  std::vector<float> logits_;
+  Tensor logits_;
   BlockScores scores_;
   DroppedMass dropped_;
 };

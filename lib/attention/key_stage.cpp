@@ -1,15 +1,16 @@
-// A leaf at a time: unpack the codes, score them like rows, add the leaf's own logit.
+// A leaf at a time: the kernel compares the sketches of its keys with the 8-bit queries, beside the leaf's own logit.
 #include "lib/attention/key_stage.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
 
-constexpr int64_t kTileRows = 64;  // keys whose codes are unpacked at once
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The variance of an estimate of q·k is about |q|^2 times the sketch's squared scale times this: the squared error of
 // the rounded residual, per dimension, for a Gaussian one (1 - 2/pi for one bit; 0.1175 of 0.884 for two).
@@ -33,64 +34,42 @@ KeyStage::KeyStage(Descent& descent, const std::vector<char>& keep) : descent_(d
 }
 
 const BlockScores& KeyStage::score() {
-  const HeadView& head = descent_.head();
-  const int64_t n_rows = descent_.block().n_rows;
-  const int64_t dim = head.keys.size(1);
-  std::vector<float> rotated(static_cast<size_t>(n_rows * dim));
-  kernels().matvec({descent_.queries().f32(), n_rows, head.sketches.rotation.data(), DType::f32, dim, dim, nullptr,
-                    rotated.data(), dim});
-  logits_.resize(static_cast<size_t>(n_rows * rows_.size()));
-  scales_.resize(static_cast<size_t>(rows_.size()));
-  tile_.resize(static_cast<size_t>(kTileRows * dim));
-  for (const Leaf& leaf : leaves_) estimate(leaf, rotated);
-  scores_ = block_scores(logits_, rows_.size(), {}, descent_.dropped(), descent_.block());
+  const SketchView& sketches = descent_.head().sketches;
+  const int64_t n_queries = descent_.block().n_rows, dim = descent_.queries().size(1);
+  const int64_t code_bytes = sketch_code_bytes(sketches.bits, dim);
+  const QuantisedRows queries = sketch_queries(descent_.queries(), sketches, descent_.scale());
+  logits_ = Tensor(DType::f32, {n_queries, rows_.size()});
+  for (const Leaf& leaf : leaves_) {
+    const int64_t key = descent_.level().first_row[static_cast<size_t>(leaf.leaf)] - descent_.head().n_sinks;
+    kernels().sketch_scores({.queries = static_cast<const int8_t*>(queries.rows.data()),
+                             .n_queries = n_queries,
+                             .query_scales = queries.scales.data(),
+                             .offsets = descent_.logits().f32() + leaf.position,
+                             .offset_stride = descent_.in_play().size(),
+                             .codes = sketches.codes + key * code_bytes,
+                             .scales = sketches.scales + key,
+                             .n_rows = leaf.n_rows,
+                             .dim = dim,
+                             .bits = sketches.bits,
+                             .out = logits_.f32() + leaf.first,
+                             .out_stride = rows_.size()});
+  }
+  const std::span<const float> logits(logits_.f32(), static_cast<size_t>(logits_.n_elements()));
+  scores_ = block_scores(logits, rows_.size(), {}, descent_.dropped(), descent_.block());
   return scores_;
 }
 
-void KeyStage::estimate(const Leaf& leaf, const std::vector<float>& rotated) {
-  const HeadView& head = descent_.head();
-  const int64_t n_queries = descent_.block().n_rows;
-  const int64_t dim = head.keys.size(1);
-  const int64_t first_key = descent_.level().first_row[static_cast<size_t>(leaf.leaf)] - head.n_sinks;
-  for (int64_t begin = 0; begin < leaf.n_rows; begin += kTileRows) {
-    const int64_t n = std::min(kTileRows, leaf.n_rows - begin);
-    float* scales = scales_.data() + leaf.first + begin;
-    kernels().to_f32(head.sketches.scales + first_key + begin, DType::f16, n, scales);
-    kernels().unpack_signs(
-        {.codes = head.sketches.codes + (first_key + begin) * sketch_code_bytes(head.sketches.bits, dim),
-         .n_rows = n,
-         .dim = dim,
-         .bits = head.sketches.bits,
-         .row_scales = scales,
-         .out = tile_.data()});
-    kernels().scores({.queries = rotated.data(),
-                      .n_queries = n_queries,
-                      .rows = tile_.data(),
-                      .dtype = DType::f32,
-                      .n_rows = n,
-                      .dim = dim,
-                      .scale = descent_.scale(),
-                      .out = logits_.data() + leaf.first + begin,
-                      .out_stride = rows_.size()});
+// The squared scale of each candidate's sketch.
+std::vector<float> KeyStage::squared_scales() const {
+  std::vector<float> squares(static_cast<size_t>(rows_.size()));
+  float* out = squares.data();
+  for (const RowRange& run : rows_.runs()) {
+    const uint16_t* scales = descent_.head().sketches.scales + run.begin - descent_.head().n_sinks;
+    kernels().to_f32(scales, DType::f16, run.end - run.begin, out);
+    out += run.end - run.begin;
   }
-  const auto n_leaves = static_cast<size_t>(descent_.in_play().size());
-  for (int64_t q = 0; q < n_queries; ++q) {
-    const float base = descent_.logits()[static_cast<size_t>(q) * n_leaves + leaf.position];
-    float* own = logits_.data() + q * rows_.size() + leaf.first;
-    for (int64_t i = 0; i < leaf.n_rows; ++i) own[i] += base;
-  }
-}
-
-// The logarithm of the attention of a leaf's keys that are not kept; at least one is not.
-float KeyStage::log_mass(const Leaf& leaf, int64_t query, float noise, const std::vector<char>& keep_key) {
-  const float* logits = logits_.data() + query * rows_.size();
-  weights_.clear();
-  for (int64_t i = leaf.first; i < leaf.first + leaf.n_rows; ++i) {
-    const auto c = static_cast<size_t>(i);
-    if (!keep_key[c]) weights_.push_back(logits[i] - noise * scales_[c] * scales_[c]);
-  }
-  const float max = *std::max_element(weights_.begin(), weights_.end());
-  return max + std::log(kernels().exp_sum(weights_.data(), std::ssize(weights_), max, nullptr));
+  for (float& x : squares) x *= x;
+  return squares;
 }
 
 void KeyStage::drop(const std::vector<char>& keep_key) {
@@ -103,16 +82,31 @@ void KeyStage::drop(const std::vector<char>& keep_key) {
     items.push_back({descent_.level_number(), leaf.leaf, n_dropped});
     leaves.push_back(&leaf);
   }
+  const std::vector<float> variances = squared_scales();
+  const size_t n = variances.size();
+  std::vector<float> gone(n), weights(n), log_mass;
+  for (size_t i = 0; i < n; ++i) gone[i] = keep_key[i] ? -kInfinity : 0.0f;
   const TensorView queries = descent_.queries();
-  const double scale = descent_.scale();
-  std::vector<float> mass;
+  log_mass.reserve(items.size() * static_cast<size_t>(queries.size(0)));
   for (int64_t q = 0; q < queries.size(0); ++q) {
-    double squares = 0;
-    for (int64_t c = 0; c < queries.size(1); ++c) squares += double{queries[q].f32()[c]} * double{queries[q].f32()[c]};
-    const double noise = kNoiseShare * 0.5 * scale * scale * squares * noise_variance(descent_.head().sketches.bits);
-    for (const Leaf* leaf : leaves) mass.push_back(log_mass(*leaf, q, static_cast<float>(noise), keep_key));
+    const float noise = noise_of(queries[q]);
+    const float* logits = logits_.f32() + q * rows_.size();
+    for (size_t i = 0; i < n; ++i) weights[i] = logits[i] - noise * variances[i] + gone[i];
+    for (const Leaf* leaf : leaves) {
+      const std::span<float> own(weights.data() + leaf->first, static_cast<size_t>(leaf->n_rows));
+      log_mass.push_back(static_cast<float>(log_sum_exp(own)));
+    }
   }
-  descent_.dropped().add(items, mass);
+  descent_.dropped().add(items, log_mass);
+}
+
+// What the noise of an estimate adds to the logarithm of its exponential's mean, per squared scale of the sketch.
+float KeyStage::noise_of(TensorView query) const {
+  double squares = 0;
+  for (int64_t c = 0; c < query.n_elements(); ++c) squares += double{query.f32()[c]} * double{query.f32()[c]};
+  const double scale = descent_.scale();
+  return static_cast<float>(kNoiseShare * 0.5 * scale * scale * squares *
+                            noise_variance(descent_.head().sketches.bits));
 }
 
 }  // namespace squeeze

@@ -28,15 +28,13 @@ class KeyStage {
     int64_t first;    // candidate
     int64_t n_rows;
   };
-  void estimate(const Leaf& leaf, const std::vector<float>& rotated);
-  float log_mass(const Leaf& leaf, int64_t query, float noise, const std::vector<char>& keep_key);
+  std::vector<float> squared_scales() const;
+  float noise_of(TensorView query) const;
 
   Descent& descent_;
   std::vector<Leaf> leaves_;
   ItemRuns rows_;
-  std::vector<float> scales_;  // [candidates] of the sketches
-  std::vector<float> logits_;  // [query rows, candidates]
-  std::vector<float> tile_, weights_;
+  Tensor logits_;  // f32 [query rows, candidates]
   BlockScores scores_;
 };
 

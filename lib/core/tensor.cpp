@@ -98,4 +98,10 @@ Tensor convert(TensorView in, DType dtype) {
   return out;
 }
 
+bool all_finite(std::span<const float> x) {
+  uint32_t found = 0;
+  for (const float value : x) found |= (bits_of_float(value) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+  return found == 0;
+}
+
 }  // namespace squeeze

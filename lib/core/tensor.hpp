@@ -107,4 +107,7 @@ Tensor slice_dim1(TensorView in, int64_t begin, int64_t end);
 // A copy of `in` in another type.
 Tensor convert(TensorView in, DType dtype);
 
+// Whether no number is infinite or NaN.
+bool all_finite(std::span<const float> x);
+
 }  // namespace squeeze

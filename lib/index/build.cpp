@@ -21,9 +21,7 @@ void check_finite(TensorView rows, const char* what, int64_t kv_head) {
   std::vector<float> row(static_cast<size_t>(dim));
   for (int64_t token = 0; token < rows.size(0); ++token) {
     kernels().to_f32(rows.at(token * dim), rows.dtype(), dim, row.data());
-    uint32_t largest = 0;
-    for (const float x : row) largest = std::max(largest, bits_of_float(x) & 0x7fffffffu);
-    if (largest >= 0x7f800000u) {
+    if (!all_finite(row)) {
       fail("the {} of token {}, KV head {}, is not finite (NaN or infinity); dump the text again", what, token,
            kv_head);
     }

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "kernels/kernels.hpp"
+#include "lib/core/error.hpp"
 
 namespace squeeze {
 namespace {
@@ -135,6 +136,26 @@ Sketches sketch_keys(TensorView keys, const LevelView& leaves, int bits, TensorV
       pack(code, bits, out.codes.data() + row * code_bytes);
     }
   }
+  return out;
+}
+
+QuantisedRows sketch_queries(TensorView queries, const SketchView& sketches, float softmax_scale) {
+  const int64_t n = queries.size(0), dim = queries.size(1), stride = sketch_query_stride(dim);
+  Tensor rotated = Tensor::zeros(DType::f32, {n, stride});
+  kernels().matvec({.x = queries.f32(),
+                    .n_rows = n,
+                    .weights = sketches.rotation.data(),
+                    .dtype = DType::f32,
+                    .out_features = dim,
+                    .in_features = dim,
+                    .bias = nullptr,
+                    .out = rotated.f32(),
+                    .out_stride = stride});
+  if (!all_finite({rotated.f32(), static_cast<size_t>(rotated.n_elements())})) {
+    fail("scores of a block are not finite (NaN or infinity)");
+  }
+  QuantisedRows out = quantise(rotated);
+  for (float& scale : out.scales) scale *= sketches.bits == 2 ? 0.5f * softmax_scale : softmax_scale;
   return out;
 }
 

@@ -60,13 +60,15 @@ SQUEEZE_INLINE Vec load_f16_some(const uint16_t* p, int64_t n) { return _mm256_c
 SQUEEZE_INLINE Vec load_i8(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-// +x where the lane's bit is set, -x elsewhere; bits in kLanes / 8 bytes.
-SQUEEZE_INLINE Vec with_signs(Vec x, const uint8_t* bits) {
-  const __m256i lane_bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  const __m256i clear =
-      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(*bits), lane_bits), _mm256_setzero_si256());
-  return _mm256_xor_ps(x, _mm256_and_ps(_mm256_castsi256_ps(clear), _mm256_set1_ps(-0.0f)));
-}
+
+SQUEEZE_INLINE IntVec load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+SQUEEZE_INLINE IntVec add_i16(IntVec a, IntVec b) { return _mm256_add_epi16(a, b); }
+SQUEEZE_INLINE IntVec add_i32(IntVec a, IntVec b) { return _mm256_add_epi32(a, b); }
+// Products of unsigned by signed bytes, added in pairs to int16.
+SQUEEZE_INLINE IntVec multiply_u8_i8(IntVec a, IntVec b) { return _mm256_maddubs_epi16(a, b); }
+// int32: twice the sum of the lane's two int16.
+SQUEEZE_INLINE IntVec twice_pair_sums(IntVec x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(2)); }
+SQUEEZE_INLINE Vec float_of(IntVec x) { return _mm256_cvtepi32_ps(x); }
 
 // Rounds to nearest even; a NaN stays a quiet NaN.
 SQUEEZE_INLINE __m128i narrow_bf16(Vec x) {

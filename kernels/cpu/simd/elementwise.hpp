@@ -37,6 +37,30 @@ inline void from_f32(const float* in, int64_t n, DType dtype, void* out) {
   to_bf16(in, n, static_cast<uint16_t*>(out));
 }
 
+inline void widen_i8(const int8_t* in, const float* row_scales, int64_t n_rows, int64_t dim, float* out) {
+  for (int64_t i = 0; i < n_rows; ++i, in += dim, out += dim) {
+    const Vec scale = broadcast(row_scales[i]);
+    int64_t c = 0;
+    for (; c + kLanes <= dim; c += kLanes) store_f32(out + c, mul(scale, load_i8(in + c)));
+    for (; c < dim; ++c) out[c] = row_scales[i] * static_cast<float>(in[c]);
+  }
+}
+
+inline Extent extent(const float* x, int64_t n) {
+  Vec low = broadcast(__builtin_inff()), high = broadcast(-__builtin_inff());
+  const auto take = [&](Vec v) {  // min and max return their second operand where one is NaN
+    low = min(v, low);
+    high = max(v, high);
+  };
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) take(load_f32(x + i));
+  if (n >= kLanes) {
+    take(load_f32(x + n - kLanes));
+  } else {
+    for (int64_t i = 0; i < n; ++i) take(broadcast(x[i]));
+  }
+  return {-largest(sub(zero(), low)), largest(high)};
+}
+
 inline float exp_sum(float* x, int64_t n, float max, const float* weights) {
   const Vec shift = broadcast(max);
   Vec total = zero();
