@@ -46,6 +46,23 @@ int64_t size_of_item(std::span<const float> sizes, size_t i) {
   return sizes.empty() ? 1 : static_cast<int64_t>(sizes[i]);
 }
 
+// The count-th largest of the scores, none negative, 0 < count <= n: the bits of such floats ascend with them, so that
+// a histogram of their first twelve finds the few that are worth sorting.
+float largest_but(std::span<const float> scores, int64_t count) {
+  constexpr int kShift = 20;
+  std::array<int64_t, 1 << (32 - kShift)> n_in = {};
+  for (const float x : scores) ++n_in[bits_of_float(x) >> kShift];
+  size_t bucket = n_in.size() - 1;
+  for (; count > n_in[bucket]; --bucket) count -= n_in[bucket];
+  std::vector<float> near;
+  near.reserve(static_cast<size_t>(n_in[bucket]));
+  for (const float x : scores) {
+    if (bits_of_float(x) >> kShift == bucket) near.push_back(x);
+  }
+  std::nth_element(near.begin(), near.begin() + count - 1, near.end(), std::greater<>());
+  return near[static_cast<size_t>(count - 1)];
+}
+
 // The best single items: a partial sort would do the same, slower.
 void keep_best_singles(std::span<const float> scores, int64_t count, std::vector<char>& keep) {
   const auto n = static_cast<int64_t>(scores.size());
@@ -54,12 +71,17 @@ void keep_best_singles(std::span<const float> scores, int64_t count, std::vector
     return;
   }
   if (count <= 0) return;
-  std::vector<float> sorted(scores.begin(), scores.end());
-  std::nth_element(sorted.begin(), sorted.begin() + count - 1, sorted.end(), std::greater<>());
-  const float border = sorted[static_cast<size_t>(count - 1)];
-  int64_t room = count - std::count_if(scores.begin(), scores.end(), [&](float x) { return x > border; });
+  const float border = largest_but(scores, count);
+  int64_t room = count;
   for (size_t i = 0; i < scores.size(); ++i) {
-    if (scores[i] > border || (scores[i] == border && room-- > 0)) keep[i] = 1;
+    const char is_better = scores[i] > border;
+    keep[i] |= is_better;  // of another view it may be 1 already
+    room -= is_better;
+  }
+  for (size_t i = 0; room > 0; ++i) {
+    if (scores[i] != border) continue;
+    keep[i] = 1;
+    --room;
   }
 }
 
