@@ -14,7 +14,7 @@ output=${1:-docs/performance.md}
 shift || true
 scripts/setup.sh
 cmake --preset release >/dev/null
-cmake --build --preset release -j "$(nproc)" --target bench bench_kmeans
+cmake --build --preset release -j "$(nproc)" --target bench
 commit=$(git rev-parse --short HEAD)
 python=${PYTHON:-python3}
 table=$(mktemp)
@@ -24,16 +24,12 @@ trap 'rm -f "$table"' EXIT
   echo "# Performance"
   echo
   echo "Written by \`scripts/bench.sh\` at commit $commit. Times are medians; a row's GB/s are the bytes that it has to read over its time,"
-  echo "next to the speed at which as many threads read memory in the same run. Every row was checked against the scalar kernels first."
+  echo "next to the speed at which as many threads read memory in the same run. Attention rows were checked against the scalar kernels first."
   echo "Contexts are made-up keys of many topics; lookup and selection are part of every sparse row. *Sparsity* reads whole leaves,"
   echo "*budget 5 %* chooses keys by sketches within 5 % of the bytes. Attention rows are one layer; prefill rows share a selection per"
   echo "4 tokens unless they say *one selection*."
   echo
   build/bin/bench --commit "$commit" "$@"
-  echo
-  echo "## Clustering one head"
-  echo
-  build/bin/bench_kmeans
   if "$python" -c 'import torch' 2>/dev/null; then
     echo
     echo "## Next to PyTorch"
