@@ -5,7 +5,7 @@ if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
   cat <<'HELP'
 usage: scripts/bench.sh [OUTPUT.md [BENCH OPTIONS...]]
 Builds the release programs, runs build/bin/bench (its options: build/bin/bench --help) and, if python3 (or $PYTHON) has PyTorch,
-scripts/bench_peers.py, and writes OUTPUT.md (default docs/performance.md). About 15 minutes on two cores, 12 GB of memory.
+scripts/bench_peers.py, and writes OUTPUT.md (default docs/performance.md). About 10 minutes on two cores, 12 GB of memory.
 HELP
   exit 0
 fi
