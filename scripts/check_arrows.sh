@@ -18,7 +18,7 @@ rule "kernels include only kernels" '#include "(lib|formats|tools)/' $(sources k
 rule "lib includes only lib and kernels" '#include "(formats|tools)/' $(sources lib)
 rule "formats include no tools" '#include "tools/' $(sources formats)
 rule "lib opens no file" '#include <(fstream|cstdio|filesystem|fcntl.h|sys/mman.h)>' $(sources lib)
-rule "Faiss only in lib/index/kmeans.cpp" '#include <faiss/' $(sources kernels lib formats tools | grep -v lib/index/kmeans.cpp)
+rule "Faiss only in the benchmark of k-means" '#include <faiss/' $(sources kernels lib formats tools tests | grep -v tests/bench/kmeans_rows.cpp)
 rule "HDF5 only in formats/h5.cpp" '#include [<"]hdf5' $(sources kernels lib formats tools | grep -v formats/h5.cpp)
 rule "oneDNN only in the matmul file" '#include .*dnnl' $(sources kernels lib formats tools | grep -v kernels/cpu/matmul.cpp)
 rule "CLI11 only in tools" '#include <CLI/' $(sources kernels lib formats)

@@ -4,15 +4,17 @@ set -euo pipefail
 
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
   cat <<'HELP'
-usage: scripts/setup.sh
+usage: scripts/setup.sh [--bench]
 Installs what is missing of the compiler, CMake, Ninja and the libraries that Squeeze builds with (Debian packages, as
-root or through sudo). Needs the network only if something is missing.
+root or through sudo). Needs the network only if something is missing. --bench: also Faiss and OpenBLAS, which
+scripts/bench.sh compares k-means with.
 HELP
   exit 0
 fi
 
-packages=(g++ cmake ninja-build pkg-config libcli11-dev libhdf5-dev libfaiss-dev libblas-dev liblapack-dev libfmt-dev
-  doctest-dev libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libssl-dev libjs-chart.js)
+packages=(g++ cmake ninja-build pkg-config libcli11-dev libhdf5-dev libfmt-dev doctest-dev libdnnl-dev
+  libsentencepiece-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libssl-dev libjs-chart.js)
+[ "${1:-}" != "--bench" ] || packages+=(libfaiss-dev libopenblas-openmp-dev)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -9,7 +9,7 @@ namespace squeeze {
 // The number of threads that parallel_for uses. The default is the number of cores this process may run on.
 int n_threads();
 
-// Libraries that use OpenMP themselves (Faiss, oneDNN) are held to one thread, so that a call of theirs inside or
+// Libraries that use OpenMP themselves (oneDNN) are held to one thread, so that a call of theirs inside or
 // outside parallel_for does not depend on n either. Throws if n < 1.
 void set_threads(int n);
 

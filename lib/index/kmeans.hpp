@@ -1,4 +1,4 @@
-// K-means over the keys of one head, by Faiss' clustering with the assignment step done by our own kernels.
+// K-means over the keys of one head.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ struct KmeansOptions {
   int iterations = 10;
   uint64_t seed = 1;
   bool spread_seeds = false;  // begin with points far from one another, not with any
+  bool exact = false;         // score every centroid for every point, however many there are
 };
 
 // A partition of n points into non-empty clusters.

@@ -119,6 +119,7 @@ int run(const BenchOptions& options) {
   attention_rows(bench);
   prefill_rows(bench);
   lookup_rows(bench);
+  kmeans_rows(bench);
   model_rows(bench);
   if (options.json) bench.print_json();
   return 0;

@@ -69,6 +69,7 @@ void check_close(const std::string& name, TensorView found, TensorView expected,
 void attention_rows(Bench& bench);
 void prefill_rows(Bench& bench);
 void lookup_rows(Bench& bench);
+void kmeans_rows(Bench& bench);
 void model_rows(Bench& bench);
 
 }  // namespace squeeze
