@@ -15,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   int64_t min_tokens = 4096, max_tokens = 1 << 20;
   float common = 0;
+  unsigned seed = 1;
   double leaf = 0.025;
   IndexOptions index;
   std::string metric = "cosine";
@@ -29,7 +30,7 @@ struct GrowthRow {
 };
 
 GrowthRow measure_length(const Options& o, int64_t n_tokens) {
-  const PlantedContext context = PlantedKeys({.n_tokens = n_tokens, .common = o.common}).make();
+  const PlantedContext context = PlantedKeys({.n_tokens = n_tokens, .common = o.common}, o.seed).make();
   IndexOptions options = growth_options(o.leaf, n_tokens, o.index.segment);
   options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
   const auto start = Clock::now();
@@ -97,6 +98,7 @@ int main(int argc, char** argv) {
   app.add_option("--min-tokens", o.min_tokens, "The shortest context")->capture_default_str();
   app.add_option("--common", o.common, "Norm of a vector that all keys have in common; their own parts have 12")
       ->capture_default_str();
+  app.add_option("--seed", o.seed, "Of the keys and questions")->capture_default_str();
   app.add_option("--metric", o.metric, "As of squeeze-build")
       ->check(CLI::IsMember({"cosine", "l2"}))
       ->capture_default_str();
