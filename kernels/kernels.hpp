@@ -58,6 +58,9 @@ struct AttendArgs {
   float* acc;              // [n_queries, dim] sum of exp(logit - max) * value
   float* max;              // [n_queries]
   float* sum;              // [n_queries]
+  // Of i8 rows, indexed like keys: a row is its integers times its scale. Null for the other types.
+  const float* key_scales = nullptr;
+  const float* value_scales = nullptr;
 };
 
 // nearest[i] = argmax_j dot(points[i], centroids[j]) - offsets[j], the lowest j on a tie; best[i] its value.

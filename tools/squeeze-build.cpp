@@ -33,7 +33,7 @@ struct Options {
   SourceOptions source;
   std::string input, output;
   std::string leaf = "2.5%", coarse = "auto", metric = "cosine", centroids = "int8", calibrate = "window";
-  std::string gqa_select = "group-mean";
+  std::string gqa_select = "group-mean", kv = "keys";
   std::vector<std::string> levels;
   IndexOptions index = with_sketches(1);
   double coarse_keep = 0, sketch_keep = kDefaultSketchKeep;
@@ -62,6 +62,9 @@ void bind(CLI::App& app, Options& o) {
       ->check(CLI::Range(0.01, 1.0));
   app.add_option("--centroids", o.centroids, "Storage of centroids and value means: int8, or the type of the keys")
       ->check(CLI::IsMember({"int8", "keys"}))
+      ->capture_default_str();
+  app.add_option("--kv", o.kv, "Storage of keys and values: the type of the keys, or int8 with a scale per row")
+      ->check(CLI::IsMember({"keys", "int8"}))
       ->capture_default_str();
   app.add_option("--sketch", o.index.sketch_bits, "Bits per key and dimension that tell a cluster's keys apart")
       ->check(CLI::Range(0, 2))
@@ -126,6 +129,7 @@ IndexOptions index_options(const Options& o, int64_t n_tokens) {
   }
   options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
   options.quantise_centroids = o.centroids == "int8";
+  options.quantise_kv = o.kv == "int8";
   return options;
 }
 
@@ -151,10 +155,11 @@ struct LayerRow {
   int32_t biggest = 0, smallest = INT32_MAX;
   double inertia = 0;  // mean over KV heads
   double seconds = 0;
+  RoundingError key_error = {}, value_error = {};
 };
 
 LayerRow summarise(int layer, const IndexLayer& index, double seconds) {
-  LayerRow row{layer, std::vector<int64_t>(index.heads[0].levels.size()), 0, INT32_MAX, 0, seconds};
+  LayerRow row{layer, std::vector<int64_t>(index.heads[0].levels.size()), 0, INT32_MAX, 0, seconds, {}, {}};
   for (const HeadIndex& head : index.heads) {
     for (size_t k = 0; k < head.levels.size(); ++k) row.clusters[k] += head.levels[k].view().n_clusters();
     const LevelView leaves = head.levels.back().view();
@@ -163,6 +168,8 @@ LayerRow summarise(int layer, const IndexLayer& index, double seconds) {
       row.smallest = std::min(row.smallest, leaves.n_rows(i));
     }
     row.inertia += head.inertia / static_cast<double>(index.heads.size());
+    row.key_error.add(head.key_error);
+    row.value_error.add(head.value_error);
   }
   return row;
 }
@@ -188,11 +195,32 @@ int64_t cache_bytes(const Context& context, DType dtype) {
   return 2 * context.n_tokens() * m.n_layers * m.n_kv_heads * m.head_dim * static_cast<int64_t>(size_of(dtype));
 }
 
+// Of the rounding to 8 bits, over the layers of this run.
+LayerRow total_errors(const std::vector<LayerRow>& rows) {
+  LayerRow total;
+  for (const LayerRow& row : rows) {
+    total.key_error.add(row.key_error);
+    total.value_error.add(row.value_error);
+  }
+  return total;
+}
+
+void add_errors(const Options& o, const LayerRow& row, nlohmann::ordered_json& json) {
+  if (o.kv != "int8") return;
+  json["key_error"] = row.key_error.root_mean_square();
+  json["value_error"] = row.value_error.root_mean_square();
+}
+
 void print_summary(const Options& o, const Context& context, DType dtype, const std::vector<LayerRow>& rows,
                    double seconds) {
   const auto bytes = static_cast<int64_t>(std::filesystem::file_size(o.output));
   const double share = double(bytes) / double(cache_bytes(context, dtype));
+  const LayerRow total = total_errors(rows);
   if (!o.json) {
+    if (o.kv == "int8") {
+      fmt::print("keys and values in 8 bits: root-mean-square relative error {:.2f} % and {:.2f} %\n",
+                 100 * total.key_error.root_mean_square(), 100 * total.value_error.root_mean_square());
+    }
     fmt::print("{}: {} ({:.1f} % of the KV cache), {:.1f} s\n", o.output, human_bytes(double(bytes)), 100 * share,
                seconds);
     return;
@@ -205,10 +233,12 @@ void print_summary(const Options& o, const Context& context, DType dtype, const 
                       {"smallest", row.smallest},
                       {"inertia", row.inertia},
                       {"seconds", row.seconds}});
+    add_errors(o, row, layers.back());
   }
-  const nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()},
-                                          {"bytes", bytes},     {"of_kv_cache", share},
-                                          {"seconds", seconds}, {"layers", layers}};
+  nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()},
+                                    {"bytes", bytes},     {"of_kv_cache", share},
+                                    {"seconds", seconds}, {"layers", layers}};
+  add_errors(o, total, summary);
   fmt::print("{}\n", summary.dump());
 }
 
@@ -302,9 +332,11 @@ int dry_run(const Options& o, const Context& context, DType dtype, int64_t prefi
   if (options.sketch_bits > 0) {
     extra += double(context.n_tokens()) * double(sketch_bytes(options.sketch_bits, context.model.head_dim));
   }
-  const double share = 1 + extra / (2 * row_bytes * double(context.n_tokens()));
+  const double kv_share = options.quantise_kv ? (head_dim + 4) / row_bytes : 1;
+  const double share = kv_share + extra / (2 * row_bytes * double(context.n_tokens()));
   const double layer = double(cache) / context.model.n_layers;
-  const double memory = 2 * layer * share + double(prefill_memory);
+  // Keys and values are rounded when the layer is done.
+  const double memory = layer * (1 + share + (options.quantise_kv ? 1 : share)) + double(prefill_memory);
   if (o.json) {
     fmt::print("{}\n", nlohmann::ordered_json{{"output", o.output},
                                               {"n_tokens", context.n_tokens()},
