@@ -48,9 +48,9 @@ struct AttendArgs {
   int64_t n_queries;
   int64_t dim;  // at most kMaxHeadDim
   float scale;
-  const void* keys;    // [*, dim] of dtype
-  const void* values;  // [*, dim] of dtype
-  DType dtype;
+  const void* keys;        // [*, dim] of dtype
+  const void* values;      // [*, dim] of dtype
+  DType dtype;             // i8 too
   const RowRange* ranges;  // [n_ranges]
   int64_t n_ranges;
   const int64_t* visible;  // [n_queries], query i sees only rows < visible[i]; null: every query sees every row
