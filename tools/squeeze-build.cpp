@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "formats/kv_index.hpp"
 #include "lib/index/sketch.hpp"
+#include "tools/build_table.hpp"
 #include "tools/calibration_queries.hpp"
 #include "tools/context_source.hpp"
 #include "tools/tool.hpp"
@@ -149,99 +150,6 @@ GqaSelect parse_gqa(const std::string& name) {
   return name == "group-max" ? GqaSelect::group_max : name == "per-head" ? GqaSelect::per_head : GqaSelect::group_mean;
 }
 
-struct LayerRow {
-  int layer = 0;
-  std::vector<int64_t> clusters;  // per level, summed over KV heads
-  int32_t biggest = 0, smallest = INT32_MAX;
-  double inertia = 0;  // mean over KV heads
-  double seconds = 0;
-  RoundingError key_error = {}, value_error = {};
-};
-
-LayerRow summarise(int layer, const IndexLayer& index, double seconds) {
-  LayerRow row{layer, std::vector<int64_t>(index.heads[0].levels.size()), 0, INT32_MAX, 0, seconds, {}, {}};
-  for (const HeadIndex& head : index.heads) {
-    for (size_t k = 0; k < head.levels.size(); ++k) row.clusters[k] += head.levels[k].view().n_clusters();
-    const LevelView leaves = head.levels.back().view();
-    for (int64_t i = 0; i < leaves.n_clusters(); ++i) {
-      row.biggest = std::max(row.biggest, leaves.n_rows(i));
-      row.smallest = std::min(row.smallest, leaves.n_rows(i));
-    }
-    row.inertia += head.inertia / static_cast<double>(index.heads.size());
-    row.key_error.add(head.key_error);
-    row.value_error.add(head.value_error);
-  }
-  return row;
-}
-
-void print_header(const Options& o) {
-  if (o.json) return;
-  fmt::print("{:>5}  {:>14}  {:>8}  {:>8}  {:>8}  {:>8}\n", "layer", "clusters", "biggest", "smallest", "inertia",
-             "seconds");
-}
-
-void print_row(const Options& o, const LayerRow& row) {
-  if (o.json) return;
-  end_progress();
-  std::string clusters;
-  for (const int64_t n : row.clusters) clusters += fmt::format("{}{}", clusters.empty() ? "" : " / ", n);
-  fmt::print("{:>5}  {:>14}  {:>8}  {:>8}  {:>8.4f}  {:>8.2f}\n", row.layer, clusters, row.biggest, row.smallest,
-             row.inertia, row.seconds);
-  std::fflush(stdout);
-}
-
-int64_t cache_bytes(const Context& context, DType dtype) {
-  const ModelInfo& m = context.model;
-  return 2 * context.n_tokens() * m.n_layers * m.n_kv_heads * m.head_dim * static_cast<int64_t>(size_of(dtype));
-}
-
-// Of the rounding to 8 bits, over the layers of this run.
-LayerRow total_errors(const std::vector<LayerRow>& rows) {
-  LayerRow total;
-  for (const LayerRow& row : rows) {
-    total.key_error.add(row.key_error);
-    total.value_error.add(row.value_error);
-  }
-  return total;
-}
-
-void add_errors(const Options& o, const LayerRow& row, nlohmann::ordered_json& json) {
-  if (o.kv != "int8") return;
-  json["key_error"] = row.key_error.root_mean_square();
-  json["value_error"] = row.value_error.root_mean_square();
-}
-
-void print_summary(const Options& o, const Context& context, DType dtype, const std::vector<LayerRow>& rows,
-                   double seconds) {
-  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(o.output));
-  const double share = double(bytes) / double(cache_bytes(context, dtype));
-  const LayerRow total = total_errors(rows);
-  if (!o.json) {
-    if (o.kv == "int8") {
-      fmt::print("keys and values in 8 bits: root-mean-square relative error {:.2f} % and {:.2f} %\n",
-                 100 * total.key_error.root_mean_square(), 100 * total.value_error.root_mean_square());
-    }
-    fmt::print("{}: {} ({:.1f} % of the KV cache), {:.1f} s\n", o.output, human_bytes(double(bytes)), 100 * share,
-               seconds);
-    return;
-  }
-  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
-  for (const LayerRow& row : rows) {
-    layers.push_back({{"layer", row.layer},
-                      {"clusters", row.clusters},
-                      {"biggest", row.biggest},
-                      {"smallest", row.smallest},
-                      {"inertia", row.inertia},
-                      {"seconds", row.seconds}});
-    add_errors(o, row, layers.back());
-  }
-  nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()},
-                                    {"bytes", bytes},     {"of_kv_cache", share},
-                                    {"seconds", seconds}, {"layers", layers}};
-  add_errors(o, total, summary);
-  fmt::print("{}\n", summary.dump());
-}
-
 // Where each question begins among the calibration queries: where positions do not ascend.
 std::vector<int64_t> first_queries(std::span<const int32_t> positions) {
   std::vector<int64_t> first;
@@ -275,7 +183,7 @@ class Build {
         query_positions_(std::move(query_positions)),
         writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions_) {
     if (writer_.n_layers_done() > 0) note(o.common, fmt::format("resuming after layer {}", writer_.n_layers_done()));
-    print_header(o);
+    table_.emplace(o.json);
   }
   KvIndexWriter& writer() { return writer_; }
 
@@ -290,8 +198,7 @@ class Build {
                                          : slice_dim1(kv.queries, n_queries - std::ssize(query_positions_), n_queries);
     const IndexLayer index = clustered(layer, kv);
     writer_.write_layer(layer, index, hidden, queries);
-    rows_.push_back(summarise(layer, index, std::chrono::duration<double>(Clock::now() - start).count()));
-    print_row(o_, rows_.back());
+    table_->add(layer, index, std::chrono::duration<double>(Clock::now() - start).count());
   }
 
   IndexLayer clustered(int layer, const KvLayerView& kv) const {
@@ -305,7 +212,7 @@ class Build {
   void finish() {
     calibrate_index(writer_, context_, o_, query_positions_);
     writer_.finish();
-    print_summary(o_, context_, dtype_, rows_, std::chrono::duration<double>(Clock::now() - start_).count());
+    table_->finish(o_.output, context_, dtype_, std::chrono::duration<double>(Clock::now() - start_).count());
   }
 
  private:
@@ -316,7 +223,7 @@ class Build {
   IndexOptions options_;
   std::vector<int32_t> query_positions_;
   KvIndexWriter writer_;
-  std::vector<LayerRow> rows_;
+  std::optional<BuildTable> table_;  // begun when the output is known to be writable
 };
 
 // Bytes of keys, values, centroids, value means and sketches; of the file up to the tables around them.
