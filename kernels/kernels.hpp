@@ -89,22 +89,21 @@ struct MatvecArgs {
   int64_t out_stride;
 };
 
-// Integers per query of sketch_scores: dim, padded to whole words of 32.
-constexpr int64_t sketch_query_stride(int64_t dim) { return (dim + 31) / 32 * 32; }
+// Bytes per query of sketch_scores: 16 for each group of four dimensions, padded to whole bytes of a code.
+constexpr int64_t sketch_table_bytes(int64_t dim) { return (dim + 7) / 8 * 32; }
+inline constexpr int kSketchTableZero = 31;  // the entry that stands for nothing added
 
-// out[i * out_stride + j] = offsets[i * offset_stride] + (query_scales[i] * scales[j]) * dot(queries[i], code j)
-// The dot is one of integers and exact, and the float operations are these, in this order: all tables give the same
-// bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of byte c / 8, set for +. One bit: +1
-// or -1 per dimension; two bits: +-2 by the first plane, +-1 by the second, that is -3, -1, 1 or 3. Bits beyond dim do
-// not count.
+// out[i * out_stride + j] += (query_scales[i] * scales[j]) * dot(query i, code j)
+// The dot is a sum of table entries: for each group of four dimensions, whose bits are a number b in [0, 16), entry b of
+// the query's 16 for that group, less kSketchTableZero. Integers, and exact; the float operations are these, in this
+// order: all tables give the same bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of byte
+// c / 8, set for +. With two bits the dot is twice that of the first plane and that of the second.
 struct SketchScoresArgs {
-  const int8_t* queries;  // [n_queries, sketch_query_stride(dim)] in [-127, 127], zero from dim on
+  const uint8_t* tables;  // [n_queries, sketch_table_bytes(dim)], each at most 2 * kSketchTableZero
   int64_t n_queries;
   const float* query_scales;  // [n_queries]
-  const float* offsets;       // [n_queries, offset_stride], the first of each row is used; null: zero
-  int64_t offset_stride;
-  const uint8_t* codes;    // [n_rows, bits * ((dim + 7) / 8)]
-  const uint16_t* scales;  // f16 [n_rows]
+  const uint8_t* codes;       // [n_rows, bits * ((dim + 7) / 8)]
+  const uint16_t* scales;     // f16 [n_rows]
   int64_t n_rows;
   int64_t dim;  // at most kMaxHeadDim
   int bits;     // 1 or 2

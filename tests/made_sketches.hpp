@@ -32,6 +32,17 @@ inline std::vector<double> code_of(const SketchView& sketches, int64_t key, int6
   return code;
 }
 
+// The step of a query's tables: 1/31 of the largest sum of magnitudes over four dimensions of R q.
+inline double table_step(const std::vector<double>& turned) {
+  double largest = 0;
+  for (size_t c = 0; c < turned.size(); c += 4) {
+    double sum = 0;
+    for (size_t i = c; i < std::min(c + 4, turned.size()); ++i) sum += std::abs(turned[i]);
+    largest = std::max(largest, sum);
+  }
+  return largest / 31;
+}
+
 inline double sketch_scale(const SketchView& sketches, int64_t key) { return double{f16_to_f32(sketches.scales[key])}; }
 
 // R x.

@@ -34,7 +34,8 @@ struct Block {
     return mass;
   }
   BlockScores scores(bool sized = true) const {
-    return block_scores(logits, n, sized ? std::span<const float>(sizes) : std::span<const float>(), dropped(), shape);
+    std::vector<float> own = logits;
+    return block_scores(own, n, sized ? std::span<const float>(sizes) : std::span<const float>(), dropped(), shape);
   }
   // The share of a row's attention that was dropped, and the score of each item.
   std::pair<double, std::vector<double>> row(int64_t r, bool sized) const {

@@ -21,7 +21,7 @@ struct Logits {
   std::vector<std::vector<double>> levels;  // of each level's centroids
   std::vector<double> keys;                 // estimated
   double size = 0;                          // |s| (|q| of the largest terms): what float32 errors are relative to
-  double rounding = 0;                      // a key's largest error by a query that is rounded to 8 bits
+  double rounding = 0;                      // a key's largest error by the rounding of a query's tables
 
   Logits(const HeadView& head, TensorView query) {
     const std::vector<double> q = row_of(query, 0);
@@ -35,14 +35,11 @@ struct Logits {
     }
     const std::vector<double> turned = rotated(head.sketches.rotation, q);
     const std::vector<int64_t> leaf_of = leaf_of_key(head);
-    double largest = 0;
-    for (const double x : turned) largest = std::max(largest, std::abs(x));
+    const double half_step = table_step(turned) / 2 * (1 + 0x1p-12);  // a quotient of two float32 is rounded
+    const double n_steps = double(kDim / 4) * (head.sketches.bits == 1 ? 1 : 1.5);  // units, then halves too
     for (int64_t key = 0; key < head.n_clustered(); ++key) {
       const std::vector<double> code = code_of(head.sketches, key, kDim);
-      double code_sum = 0;
-      for (const double level : code) code_sum += std::abs(level);
-      const double half_step = largest / 127 / 2 * (1 + 0x1p-12);  // a quotient of two float32 is rounded
-      rounding = std::max(rounding, double{kScale} * sketch_scale(head.sketches, key) * half_step * code_sum);
+      rounding = std::max(rounding, double{kScale} * sketch_scale(head.sketches, key) * half_step * n_steps);
       const double own = double{kScale} * sketch_scale(head.sketches, key) * dot_of(turned, code);
       keys.push_back(levels.back()[size_t(leaf_of[size_t(key)])] + own);
       size = std::max(size,
@@ -204,19 +201,20 @@ TEST_SUITE("key_stage") {
             ++n_by_centroid;
             continue;
           }
-          // Between the plain sum over its keys and the sum with the estimates' whole noise taken back: half the
-          // variance s^2 |q|^2 scale^2 times 1 - 2 / pi (one bit) or 0.104 (two).
-          double plain = 0, corrected = 0;
+          // Between the plain sum over the keys that it lost, and that with the estimates' whole noise taken back, at
+          // the leaf's mean: half the variance s^2 |q|^2 scale^2 times 1 - 2 / pi (one bit) or 0.104 (two). A sum from
+          // which the kept keys were taken off is off by their rounding.
+          double plain = 0, kept = 0, variance = 0;
           for (int32_t row = head.levels[1].first_row[size_t(d.cluster)];
                row < head.levels[1].first_row[size_t(d.cluster) + 1]; ++row) {
-            if (read.contains(row)) continue;
             const double scale = sketch_scale(head.sketches, row - head.n_sinks);
-            const double noise = 0.5 * double{kScale} * double{kScale} * squares * scale * scale;
-            plain += std::exp(logits.keys[size_t(row - head.n_sinks)]);
-            corrected += std::exp(logits.keys[size_t(row - head.n_sinks)] - noise * (bits == 1 ? 0.3634 : 0.104));
+            variance += scale * scale / head.levels[1].n_rows(d.cluster);
+            (read.contains(row) ? kept : plain) += std::exp(logits.keys[size_t(row - head.n_sinks)]);
           }
-          CHECK(found <= std::log(plain) + logits.rounding + tolerance);
-          CHECK(found >= std::log(corrected) - logits.rounding - tolerance);
+          const double noise = 0.5 * double{kScale} * double{kScale} * squares * variance * (bits == 1 ? 0.3634 : 0.104);
+          const double rounding = logits.rounding + tolerance + 0x1p-20 * kept / plain;
+          CHECK(found <= std::log(plain) + rounding);
+          CHECK(found >= std::log(plain) - noise - rounding);
           ++n_by_sketches;
         }
       }

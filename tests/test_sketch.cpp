@@ -161,7 +161,7 @@ TEST_SUITE("sketch") {
     CHECK(error[1] <= 1.2 * (1 / 0.8825 - 1));
   }
 
-  TEST_CASE("queries rounded to 8 bits: an estimate is off by half a step per dimension, a fraction of its own noise") {
+  TEST_CASE("rounded tables: an estimate is off by half a step per four dimensions, a fraction of its own noise") {
     const int64_t n_keys = 40, n_queries = 9;
     const float softmax_scale = 0.125f;
     for (const int64_t dim : {1, 8, 33, 64, 128}) {
@@ -174,15 +174,15 @@ TEST_SUITE("sketch") {
         queries.f32()[dim] = 1e6f;
         const Sketches sketches = sketch_keys(keys, Origin(n_keys, dim).leaves(), bits, rotation);
         const SketchView view = view_of(sketches, bits, rotation);
-        const QuantisedRows made = sketch_queries(queries, view, softmax_scale);
-        REQUIRE(made.rows.shape() == Shape{n_queries, sketch_query_stride(dim)});
-        std::vector<float> found(static_cast<size_t>(n_queries * n_keys));
-        kernels().sketch_scores({static_cast<const int8_t*>(made.rows.data()), n_queries, made.scales.data(), nullptr,
-                                 0, view.codes, view.scales, n_keys, dim, bits, found.data(), n_keys});
+        const SketchTables made = sketch_tables(queries, view, softmax_scale);
+        REQUIRE(std::ssize(made.entries) == n_queries * sketch_table_bytes(dim));
+        std::vector<float> found(static_cast<size_t>(n_queries * n_keys), 0.0f);
+        kernels().sketch_scores({made.entries.data(), n_queries, made.scales.data(), view.codes, view.scales, n_keys,
+                                 dim, bits, found.data(), n_keys});
         for (int64_t q = 0; q < n_queries; ++q) {
           const std::vector<double> query = row_of(queries.view(), q), turned = rotated(rotation, query);
-          double largest = 0, added = 0, noise = 0;
-          for (const double x : turned) largest = std::max(largest, std::abs(x));
+          const double step = table_step(turned);
+          double added = 0, noise = 0;
           for (int64_t key = 0; key < n_keys; ++key) {
             const std::vector<double> code = code_of(view, key, dim);
             const double scale = double{softmax_scale} * sketch_scale(view, key);
@@ -190,18 +190,21 @@ TEST_SUITE("sketch") {
             const double error = double{found[static_cast<size_t>(q * n_keys + key)]} - estimate;
             double levels = 0;
             for (const double level : code) levels += std::abs(level);
-            // Half a step of the largest element's 127th, with three roundings of the quotient; the rotation's float32
-            // sums of dim products, of |q| together; four roundings of the result.
+            // Half a step per group, a plane of halves and one of units where there are two, with the roundings of
+            // sums and quotients of 31; the rotation's float32 sums of dim products, of |q| together; four roundings of
+            // the result.
+            const double groups = std::ceil(double(dim) / 4) * (bits == 1 ? 1 : 1.5);
             const double size = std::sqrt(dot_of(query, query));
-            const double step = largest / 127 * (0.5 + 127 * 3 * 0x1p-24) + double(dim) * 0x1p-24 * size;
-            REQUIRE(std::abs(error) <= scale * levels * step + 0x1p-22 * std::abs(estimate));
+            REQUIRE(std::abs(error) <= scale * (groups * step * (0.5 + 31 * 6 * 0x1p-24) +
+                                                levels * double(dim) * 0x1p-24 * size) +
+                                           0x1p-22 * std::abs(estimate));
             const double own = estimate - double{softmax_scale} * dot_of(query, row_of(keys.view(), key));
             added += error * error;
             noise += own * own;
           }
-          // Per squared scale of a key the rounding adds step^2 / 12 per dimension, 1.3e-4 |q|^2 if no element of R q
-          // is above 5 |q| / sqrt(dim); the code's own noise is 0.1 |q|^2 and more.
-          if (dim >= 64 && q > 0) CHECK(added <= 0.01 * noise);
+          // Per squared scale of a key the rounding adds step^2 / 12 per group and plane, 2.2e-3 |q|^2 at most if no
+          // group of R q sums up to more than 10 |q| / sqrt(dim); the code's own noise is 0.1 |q|^2 and more.
+          if (dim >= 64 && q > 0) CHECK(added <= (bits == 1 ? 0.005 : 0.02) * noise);
         }
       }
     }
@@ -211,7 +214,7 @@ TEST_SUITE("sketch") {
     Tensor query = Tensor::zeros(DType::f32, {1, 8});
     const Tensor rotation = random_rotation(8, 1);
     for (int64_t c = 0; c < 8; ++c) query.f32()[c] = rotation.f32()[c] > 0 ? 3e38f : -3e38f;
-    CHECK_THROWS_WITH_AS(sketch_queries(query, {1, nullptr, nullptr, rotation}, 1.0f), doctest::Contains("not finite"),
+    CHECK_THROWS_WITH_AS(sketch_tables(query, {1, nullptr, nullptr, rotation}, 1.0f), doctest::Contains("not finite"),
                          Error);
   }
 

@@ -44,13 +44,12 @@ const std::pair<int64_t, int64_t> kSketchSizes[] = {{0, 5},  {3, 0},  {1, 1},  {
                                                     {6, 15}, {7, 16}, {8, 17}, {9, 5},   {9, 2},   {1, 31},  {2, 32},
                                                     {4, 33}, {5, 64}, {9, 65}, {64, 72}, {64, 40}, {63, 150}};
 
-// Arguments of sketch_scores, all behind pointers that no vector is aligned to. Codes are random in the bits beyond dim
-// too; offsets have a stride of 3.
+// Arguments of sketch_scores, all behind pointers that no vector is aligned to.
 struct SketchCase {
   int64_t n_queries, n_rows, dim;
   int bits;
-  std::vector<int8_t> queries;
-  Stored query_scales, offsets;
+  std::vector<uint8_t> tables;
+  Stored query_scales, before;
   Bytes<uint8_t> codes;
   std::vector<uint16_t> scales;
 
@@ -59,24 +58,19 @@ struct SketchCase {
         n_rows(rows),
         dim(head_dim),
         bits(n_bits),
-        queries(static_cast<size_t>(1 + n_queries * sketch_query_stride(dim)), 0),
+        tables(static_cast<size_t>(1 + n_queries * sketch_table_bytes(dim)), 0),
         query_scales(DType::f32, n_queries, 1, rng),
-        offsets(DType::f32, n_queries * 3, 1, rng, 10.0f),
+        before(DType::f32, n_queries * n_rows, 1, rng, 10.0f),
         codes(n_rows * bits * ((dim + 7) / 8), rng),
         scales(static_cast<size_t>(n_rows) + 1) {
-    for (int64_t i = 0; i < n_queries * dim; ++i) {
-      queries[static_cast<size_t>(1 + i / dim * sketch_query_stride(dim) + i % dim)] =
-          static_cast<int8_t>(static_cast<int>(rng() % 255) - 127);
-    }
+    for (uint8_t& entry : tables) entry = static_cast<uint8_t>(rng() % (2 * kSketchTableZero + 1));
     const Stored magnitudes(DType::f32, n_rows, 0, rng);
     for (int64_t j = 0; j < n_rows; ++j) scales[static_cast<size_t>(j + 1)] = f32_to_f16(std::abs(magnitudes[j]));
   }
   SketchScoresArgs args() const {
-    return {.queries = queries.data() + 1,
+    return {.tables = tables.data() + 1,
             .n_queries = n_queries,
             .query_scales = static_cast<const float*>(query_scales.data()),
-            .offsets = static_cast<const float*>(offsets.data()),
-            .offset_stride = 3,
             .codes = codes.data(),
             .scales = scales.data() + 1,
             .n_rows = n_rows,
@@ -85,14 +79,17 @@ struct SketchCase {
             .out = nullptr,
             .out_stride = 0};
   }
+  // A row's bits in groups of four, each with its entry; the first plane of two counts twice.
   int64_t dot(int64_t query, int64_t row) const {
-    const int64_t plane = (dim + 7) / 8;
-    const uint8_t* code = codes.data() + row * bits * plane;
-    const auto sign = [&](int64_t p, int64_t c) { return code[p * plane + c / 8] >> (c % 8) & 1 ? 1 : -1; };
+    const int64_t n_bytes = (dim + 7) / 8;
+    const uint8_t* table = tables.data() + 1 + query * sketch_table_bytes(dim);
     int64_t sum = 0;
-    for (int64_t c = 0; c < dim; ++c) {
-      const int q = queries[static_cast<size_t>(1 + query * sketch_query_stride(dim) + c)];
-      sum += q * (bits == 1 ? sign(0, c) : 2 * sign(0, c) + sign(1, c));
+    for (int64_t p = 0; p < bits; ++p) {
+      for (int64_t g = 0; g < 2 * n_bytes; ++g) {
+        const uint8_t byte = codes.data()[(row * bits + p) * n_bytes + g / 2];
+        const int entry = table[16 * g + (g % 2 ? byte / 16 : byte % 16)];
+        sum += (entry - kSketchTableZero) * (bits == 2 && p == 0 ? 2 : 1);
+      }
     }
     return sum;
   }
@@ -130,7 +127,7 @@ TEST_SUITE("sketch_kernels") {
     }
   }
 
-  TEST_CASE("sketch_scores: the exact dot of integers, scaled, beside the offset; the same bits from every table") {
+  TEST_CASE("sketch_scores adds the exact sum of entries, scaled; the same bits from every table") {
     std::mt19937 rng(2);
     for (const int64_t dim : kSketchDims) {
       for (const int bits : {1, 2}) {
@@ -138,6 +135,7 @@ TEST_SUITE("sketch_kernels") {
         CAPTURE(bits);
         const SketchCase made(64, 150, dim, bits, rng);
         std::vector<float> expected(64 * 150);
+        for (int64_t i = 0; i < 64 * 150; ++i) expected[static_cast<size_t>(i)] = made.before[i];
         SketchScoresArgs args = made.args();
         args.out = expected.data();
         args.out_stride = 150;
@@ -146,7 +144,7 @@ TEST_SUITE("sketch_kernels") {
           for (int64_t j = 0; j < 150; ++j) {
             const double product =
                 double{made.query_scales[i]} * double{f16_to_f32(args.scales[j])} * static_cast<double>(made.dot(i, j));
-            const double exact = double{made.offsets[i * 3]} + product;
+            const double exact = double{made.before[i * 150 + j]} + product;
             REQUIRE(near(expected[static_cast<size_t>(i * 150 + j)], exact,
                          kUnit * (2.01 * std::abs(product) + std::abs(exact))));  // two products and a sum
           }
@@ -157,6 +155,8 @@ TEST_SUITE("sketch_kernels") {
             CAPTURE(n_rows);
             const int64_t stride = n_rows + 2;
             Guarded out(n_queries * stride);
+            const auto start = [&, n = n_rows](int64_t i, int64_t j) { return j < n ? made.before[i * 150 + j] : kGuard; };
+            for (int64_t i = 0; i < n_queries * stride; ++i) out.data()[i] = start(i / stride, i % stride);
             args = made.args();
             args.n_queries = n_queries;
             args.n_rows = n_rows;
@@ -175,57 +175,25 @@ TEST_SUITE("sketch_kernels") {
     }
   }
 
-  TEST_CASE("sketch_scores: the largest sums, a query of zeros, and one large value") {
+  TEST_CASE("sketch_scores: the largest sums of both signs, and nothing added") {
     for (const Kernels* table : tables_under_test()) {
       for (const int bits : {1, 2}) {
-        for (const uint8_t byte : {uint8_t{0x00}, uint8_t{0xff}, uint8_t{0x55}}) {
-          const int64_t dim = kMaxHeadDim;
-          const int level = bits == 1 ? 1 : 3;
-          const std::vector<uint8_t> codes(static_cast<size_t>(20 * bits * dim / 8), byte);
-          const std::vector<uint16_t> scales(20, f32_to_f16(0.5f));
-          std::vector<int8_t> queries(static_cast<size_t>(5 * dim), 0);  // 127, -127, alternating, one value, zeros
-          for (size_t c = 0; c < static_cast<size_t>(dim); ++c) {
-            queries[c] = 127;
-            queries[c + 512] = -127;
-            queries[c + 1024] = c % 2 ? -127 : 127;
-          }
-          queries[3 * 512 + 300] = 127;
-          const std::vector<float> ones(5, 2.0f), offsets = {0, 0, 0, 0, 7};
-          for (const int64_t n_rows : {5, 20}) {
-            Guarded out(5 * n_rows);
-            table->sketch_scores({queries.data(), 5, ones.data(), offsets.data(), 1, codes.data(), scales.data(),
-                                  n_rows, dim, bits, out.data(), n_rows});
-            for (int64_t j = 0; j < n_rows; ++j) {
-              const int sign = byte == 0x00 ? -level : level;  // of even dimensions
-              const int odd = byte == 0xff ? level : -level;
-              CHECK(out[j] == static_cast<float>(127 * 256 * (sign + odd)));
-              CHECK(out[n_rows + j] == -static_cast<float>(127 * 256 * (sign + odd)));
-              CHECK(out[2 * n_rows + j] == static_cast<float>(127 * 256 * (sign - odd)));
-              CHECK(out[3 * n_rows + j] == static_cast<float>(127 * sign));
-              CHECK(out[4 * n_rows + j] == 7);
-            }
+        const int64_t dim = kMaxHeadDim, n_groups = dim / 4;
+        const std::vector<uint16_t> scales(40, f32_to_f16(0.5f));
+        std::mt19937 rng(3);
+        const Bytes<uint8_t> codes(40 * bits * dim / 8, rng);
+        for (const int entry : {0, kSketchTableZero, 2 * kSketchTableZero}) {
+          const std::vector<uint8_t> entries(static_cast<size_t>(sketch_table_bytes(dim)), static_cast<uint8_t>(entry));
+          const float two = 2.0f;
+          for (const int64_t n_rows : {5, 40}) {
+            Guarded out(n_rows);
+            table->sketch_scores(
+                {entries.data(), 1, &two, codes.data(), scales.data(), n_rows, dim, bits, out.data(), n_rows});
+            const auto sum = static_cast<float>(n_groups * (bits == 1 ? 1 : 3) * (entry - kSketchTableZero));
+            for (int64_t j = 0; j < n_rows; ++j) CHECK(out[j] == kGuard + sum);
           }
         }
       }
-    }
-  }
-
-  TEST_CASE("sketch_scores without offsets adds zero") {
-    std::mt19937 rng(5);
-    const SketchCase made(9, 70, 33, 2, rng);
-    const std::vector<float> zeros(9, 0.0f);
-    for (const Kernels* table : tables_under_test()) {
-      std::vector<float> found(9 * 70), expected(9 * 70);
-      SketchScoresArgs args = made.args();
-      args.out_stride = 70;
-      args.offsets = zeros.data();
-      args.offset_stride = 1;
-      args.out = expected.data();
-      table->sketch_scores(args);
-      args.offsets = nullptr;
-      args.out = found.data();
-      table->sketch_scores(args);
-      CHECK(found == expected);
     }
   }
 

@@ -33,27 +33,24 @@ void scores(const ScoresArgs& a) {
   }
 }
 
-bool is_set(const uint8_t* bits, int64_t c) { return (bits[c / 8] >> (c % 8)) & 1; }
-
-int32_t sketch_dot(const int8_t* query, const uint8_t* code, int64_t dim, int bits) {
-  const uint8_t* second_plane = code + (dim + 7) / 8;
+int32_t sketch_plane_dot(const uint8_t* table, const uint8_t* plane, int64_t n_bytes) {
   int32_t sum = 0;
-  for (int64_t c = 0; c < dim; ++c) {
-    const int sign = is_set(code, c) ? 1 : -1;
-    const int level = bits == 1 ? sign : 2 * sign + (is_set(second_plane, c) ? 1 : -1);
-    sum += query[c] * level;
+  for (int64_t c = 0; c < n_bytes; ++c, table += 32) {
+    sum += table[plane[c] & 15] + table[16 + (plane[c] >> 4)] - 2 * kSketchTableZero;
   }
   return sum;
 }
 
 void sketch_scores(const SketchScoresArgs& a) {
+  const int64_t n_bytes = (a.dim + 7) / 8;
   for (int64_t i = 0; i < a.n_queries; ++i) {
-    const int8_t* query = a.queries + i * sketch_query_stride(a.dim);
-    const float offset = a.offsets ? a.offsets[i * a.offset_stride] : 0.0f;
+    const uint8_t* table = a.tables + i * sketch_table_bytes(a.dim);
     for (int64_t j = 0; j < a.n_rows; ++j) {
-      const int32_t product = sketch_dot(query, a.codes + j * a.bits * ((a.dim + 7) / 8), a.dim, a.bits);
+      const uint8_t* code = a.codes + j * a.bits * n_bytes;
+      int32_t product = sketch_plane_dot(table, code, n_bytes);
+      if (a.bits == 2) product = 2 * product + sketch_plane_dot(table, code + n_bytes, n_bytes);
       const float scale = a.query_scales[i] * f16_to_f32(a.scales[j]);
-      a.out[i * a.out_stride + j] = offset + scale * static_cast<float>(product);
+      a.out[i * a.out_stride + j] += scale * static_cast<float>(product);
     }
   }
 }

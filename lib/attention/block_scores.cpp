@@ -2,6 +2,7 @@
 #include "lib/attention/block_scores.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -13,32 +14,66 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// Turns one row's logits into exp(logit - max), a run at a time; returns their sum.
+float exponentiate_runs(std::span<float> row, float max, RunSums& runs) {
+  double total = 0;
+  int64_t begin = 0;
+  for (const int64_t end : runs.ends) {
+    runs.sums.push_back(kernels().exp_sum(row.data() + begin, end - begin, max, nullptr));
+    total += double{runs.sums.back()};
+    begin = end;
+  }
+  runs.max.push_back(max);
+  return static_cast<float>(total);
+}
+
 // Turns one row's logits into exp(logit - max); returns the factor that makes them scores.
-float exponentiate(std::span<float> row, const float* sizes, double dropped_log_sum) {
+float exponentiate(std::span<float> row, std::span<const float> sizes, double dropped_log_sum, RunSums* runs) {
   const auto n = static_cast<int64_t>(row.size());
   const Extent extent = kernels().extent(row.data(), n);
   const float max = std::max(extent.largest, static_cast<float>(dropped_log_sum));
-  const float kept = kernels().exp_sum(row.data(), n, max, sizes);
+  const float kept = runs ? exponentiate_runs(row, max, *runs)
+                          : kernels().exp_sum(row.data(), n, max, sizes.empty() ? nullptr : sizes.data());
   if (extent.smallest == -kInfinity || extent.largest == kInfinity || std::isnan(kept)) {
     fail("scores of a block are not finite (NaN or infinity)");
   }
   return 1.0f / (kept + static_cast<float>(std::exp(dropped_log_sum - double{max})));
 }
 
+// out += sum over n_rows of factor * row.
+void add_rows(const float* factors, const float* rows, int64_t n_rows, int64_t n, float* out) {
+  kernels().weighted_sum({factors, n_rows, 1, rows, n_rows, n, out});
+}
+
+// The items by score, descending; equal scores: the lower item first. Scores are not negative, so that their bits ascend
+// with them: three passes of a radix sort, which keeps the order of equals.
+std::vector<int32_t> best_first(std::span<const float> scores) {
+  constexpr int kBits = 11;
+  constexpr uint32_t kBuckets = 1u << kBits;
+  struct Item {
+    uint32_t key;
+    int32_t number;
+  };
+  std::vector<Item> items(scores.size()), sorted(scores.size());
+  for (size_t i = 0; i < items.size(); ++i) items[i] = {~bits_of_float(scores[i]), static_cast<int32_t>(i)};
+  for (int shift = 0; shift < 32; shift += kBits) {
+    std::array<size_t, kBuckets + 1> first = {};
+    for (const Item& item : items) ++first[(item.key >> shift) % kBuckets + 1];
+    for (size_t b = 0; b < kBuckets; ++b) first[b + 1] += first[b];
+    for (const Item& item : items) sorted[first[(item.key >> shift) % kBuckets]++] = item;
+    std::swap(items, sorted);
+  }
+  std::vector<int32_t> order;
+  order.reserve(items.size());
+  for (const Item& item : items) order.push_back(item.number);
+  return order;
+}
+
 // Calls take(i) for the best items, score descending, until it returns false.
 template <class Take>
 void for_best(std::span<const float> scores, const Take& take) {
-  const auto worse = [&](int32_t a, int32_t b) {
-    const float x = scores[static_cast<size_t>(a)];
-    const float y = scores[static_cast<size_t>(b)];
-    return x < y || (x == y && a > b);
-  };
-  std::vector<int32_t> heap(scores.size());
-  for (size_t i = 0; i < heap.size(); ++i) heap[i] = static_cast<int32_t>(i);
-  std::make_heap(heap.begin(), heap.end(), worse);
-  while (!heap.empty() && take(static_cast<size_t>(heap.front()))) {
-    std::pop_heap(heap.begin(), heap.end(), worse);
-    heap.pop_back();
+  for (const int32_t i : best_first(scores)) {
+    if (!take(static_cast<size_t>(i))) return;
   }
 }
 
@@ -46,42 +81,53 @@ int64_t size_of_item(std::span<const float> sizes, size_t i) {
   return sizes.empty() ? 1 : static_cast<int64_t>(sizes[i]);
 }
 
-// The count-th largest of the scores, none negative, 0 < count <= n: the bits of such floats ascend with them, so that
-// a histogram of their first twelve finds the few that are worth sorting.
-float largest_but(std::span<const float> scores, int64_t count) {
-  constexpr int kShift = 20;
-  std::array<int64_t, 1 << (32 - kShift)> n_in = {};
-  for (const float x : scores) ++n_in[bits_of_float(x) >> kShift];
-  size_t bucket = n_in.size() - 1;
-  for (; count > n_in[bucket]; --bucket) count -= n_in[bucket];
-  std::vector<float> near;
-  near.reserve(static_cast<size_t>(n_in[bucket]));
-  for (const float x : scores) {
-    if (bits_of_float(x) >> kShift == bucket) near.push_back(x);
+// Where the best `count` of some scores end: all above `score` are among them, and `n_ties` of those equal to it.
+struct Border {
+  float score;
+  int64_t n_ties;
+};
+
+// At least `count` of the scores, the best of them included: what exceeds a score that, by a sample, few do.
+std::vector<float> best_and_more(std::span<const float> scores, int64_t count) {
+  constexpr int64_t kSamples = 1024;
+  const auto n = std::ssize(scores);
+  std::vector<float> sample;
+  for (int64_t i = 0; i < kSamples; ++i) sample.push_back(scores[static_cast<size_t>(i * n / kSamples)]);
+  const auto expected = static_cast<double>(kSamples * count) / static_cast<double>(n);
+  const auto rank = static_cast<int64_t>(expected + 4 * std::sqrt(expected) + 4);  // four deviations more
+  if (rank < kSamples) {
+    std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
+    std::vector<float> best;
+    for (const float x : scores) {
+      if (x >= sample[static_cast<size_t>(rank)]) best.push_back(x);
+    }
+    if (std::ssize(best) >= count) return best;
   }
-  std::nth_element(near.begin(), near.begin() + count - 1, near.end(), std::greater<>());
-  return near[static_cast<size_t>(count - 1)];
+  return {scores.begin(), scores.end()};
+}
+
+// 0 < count <= n.
+Border border_of(std::span<const float> scores, int64_t count) {
+  std::vector<float> best = best_and_more(scores, count);
+  std::nth_element(best.begin(), best.begin() + count - 1, best.end(), std::greater<>());
+  const float score = best[static_cast<size_t>(count - 1)];
+  return {score, count - std::count_if(best.begin(), best.begin() + count, [&](float x) { return x > score; })};
 }
 
 // The best single items: a partial sort would do the same, slower.
 void keep_best_singles(std::span<const float> scores, int64_t count, std::vector<char>& keep) {
-  const auto n = static_cast<int64_t>(scores.size());
-  if (count >= n) {
+  if (count >= std::ssize(scores)) {
     std::fill(keep.begin(), keep.end(), char{1});
     return;
   }
   if (count <= 0) return;
-  const float border = largest_but(scores, count);
-  int64_t room = count;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const char is_better = scores[i] > border;
-    keep[i] |= is_better;  // of another view it may be 1 already
-    room -= is_better;
-  }
-  for (size_t i = 0; room > 0; ++i) {
-    if (scores[i] != border) continue;
-    keep[i] = 1;
-    --room;
+  Border border = border_of(scores, count);
+  char* out = keep.data();  // of another view some may be 1 already
+  for (size_t i = 0; i < scores.size(); ++i) out[i] = static_cast<char>(out[i] | (scores[i] > border.score));
+  for (size_t i = 0; border.n_ties > 0; ++i) {
+    if (scores[i] != border.score) continue;
+    out[i] = 1;
+    --border.n_ties;
   }
 }
 
@@ -107,6 +153,7 @@ void DroppedMass::add(std::span<const DroppedCluster> items, std::span<const flo
     logits_[row].insert(logits_[row].end(), own.begin(), own.end());
     weights.assign(own.begin(), own.end());
     const double added = log_sum_exp(weights);
+    if (added == -double{kInfinity}) continue;
     const double top = std::max(log_sum_[row], added);
     log_sum_[row] = top + std::log(std::exp(log_sum_[row] - top) + std::exp(added - top));
   }
@@ -119,21 +166,23 @@ void DroppedMass::move_to(Selection& selection) {
   selection.dropped = std::move(items_);
 }
 
-BlockScores block_scores(std::span<const float> logits, int64_t n, std::span<const float> sizes,
-                         const DroppedMass& dropped, const BlockShape& block) {
+BlockScores block_scores(std::span<float> logits, int64_t n, std::span<const float> sizes, const DroppedMass& dropped,
+                         const BlockShape& block, RunSums* runs) {
   const auto width = static_cast<size_t>(n);
   const int64_t n_heads = block.group.select == GqaSelect::group_mean ? 1 : block.group.size;
   const float share = static_cast<float>(n_heads) / static_cast<float>(block.n_rows);
-  std::vector<float> heads, later;  // [n_heads, n]: of the first token, to which the later ones are added; [n]
-  heads.reserve(static_cast<size_t>(n_heads) * width);
+  std::vector<float> factors;
   for (int64_t r = 0; r < block.n_rows && n > 0; ++r) {
-    const std::span<const float> own = logits.subspan(static_cast<size_t>(r) * width, width);
-    const bool first = r < n_heads;
-    first ? void(heads.insert(heads.end(), own.begin(), own.end())) : later.assign(own.begin(), own.end());
-    float* out = heads.data() + r % n_heads * n;
-    const std::span<float> row(first ? out : later.data(), width);
-    const float factor = share * exponentiate(row, sizes.empty() ? nullptr : sizes.data(), dropped.log_sum(r));
-    for (size_t i = 0; i < width; ++i) out[i] = first ? row[i] * factor : out[i] + row[i] * factor;
+    const std::span<float> row = logits.subspan(static_cast<size_t>(r) * width, width);
+    factors.push_back(share * exponentiate(row, sizes, dropped.log_sum(r), runs));
+  }
+  std::vector<float> heads(static_cast<size_t>(n_heads) * width, 0.0f);
+  if (n_heads == 1) {
+    add_rows(factors.data(), logits.data(), std::ssize(factors), n, heads.data());
+  } else {
+    for (int64_t r = 0; r < std::ssize(factors); ++r) {
+      add_rows(factors.data() + r, logits.data() + r * n, 1, n, heads.data() + r % n_heads * n);
+    }
   }
   if (block.group.select == GqaSelect::group_max) {
     for (int64_t h = 1; h < n_heads; ++h) {

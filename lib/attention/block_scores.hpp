@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -45,11 +46,30 @@ struct BlockScores {
   int64_t n_views() const { return n ? static_cast<int64_t>(scores.size()) / n : 0; }
 };
 
-// logits: [block.n_rows, n]; sizes: keys of each item, [n], or empty: one each. The score of an item for one query row
-// is exp(logit) / (sum_j sizes[j] exp(logit_j) + dropped), as lookup.hpp defines it; per view it is averaged over
-// tokens and averaged, or maximised, over heads. Throws if a logit is not finite.
-BlockScores block_scores(std::span<const float> logits, int64_t n, std::span<const float> sizes,
-                         const DroppedMass& dropped, const BlockShape& block);
+// Sums of exp(logit - max) over runs of items, which block_scores can leave behind.
+struct RunSums {
+  std::vector<int64_t> ends;  // [n_runs], ascending, the last one n: what is wanted
+  std::vector<float> max;     // [n_rows], of each row's logits
+  std::vector<float> sums;    // [n_rows, n_runs]
+};
+
+// logits: [block.n_rows, n], which become exp(logit - a maximum of the row); sizes: keys of each item, [n], or empty:
+// one each. The score of an item for one query row is exp(logit) / (sum_j sizes[j] exp(logit_j) + dropped), as
+// lookup.hpp defines it; per view it is averaged over tokens and averaged, or maximised, over heads. runs: null, or
+// where the sums go; only without sizes. Throws if a logit is not finite.
+BlockScores block_scores(std::span<float> logits, int64_t n, std::span<const float> sizes, const DroppedMass& dropped,
+                         const BlockShape& block, RunSums* runs = nullptr);
+
+// Calls body(i) for the items of [begin, end) that are kept: quick where they are few. keep: 0 and 1.
+template <class Body>
+void for_each_one(const std::vector<char>& keep, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t i = begin; i < end; ++i) {
+    const void* next = std::memchr(keep.data() + i, 1, static_cast<size_t>(end - i));
+    if (!next) return;
+    i = static_cast<const char*>(next) - keep.data();
+    body(i);
+  }
+}
 
 // Which items survive in any view: those whose score exceeds the threshold.
 std::vector<char> keep_above(const BlockScores& scores, float threshold);

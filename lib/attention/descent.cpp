@@ -43,7 +43,7 @@ const BlockScores& Descent::score() {
   sizes_.clear();
   in_play_.for_each([&](int64_t, int32_t cluster) { sizes_.push_back(static_cast<float>(level().n_rows(cluster))); });
   compute_logits();
-  const std::span<const float> logits(logits_.f32(), static_cast<size_t>(logits_.n_elements()));
+  std::vector<float> logits(logits_.f32(), logits_.f32() + logits_.n_elements());
   scores_ = block_scores(logits, in_play_.size(), sizes_, dropped_, block_);
   return scores_;
 }

@@ -1,16 +1,13 @@
-// A leaf at a time: the kernel compares the sketches of its keys with the 8-bit queries, beside the leaf's own logit.
+// A leaf's own logit, plus what the kernel reads from the sketches of its keys; dropped mass a leaf at a time.
 #include "lib/attention/key_stage.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The variance of an estimate of q·k is about |q|^2 times the sketch's squared scale times this: the squared error of
 // the rounded residual, per dimension, for a Gaussian one (1 - 2/pi for one bit; 0.1175 of 0.884 for two).
@@ -34,70 +31,84 @@ KeyStage::KeyStage(Descent& descent, const std::vector<char>& keep) : descent_(d
 }
 
 const BlockScores& KeyStage::score() {
-  const SketchView& sketches = descent_.head().sketches;
-  const int64_t n_queries = descent_.block().n_rows, dim = descent_.queries().size(1);
-  const int64_t code_bytes = sketch_code_bytes(sketches.bits, dim);
-  const QuantisedRows queries = sketch_queries(descent_.queries(), sketches, descent_.scale());
-  logits_ = Tensor(DType::f32, {n_queries, rows_.size()});
-  for (const Leaf& leaf : leaves_) {
-    const int64_t key = descent_.level().first_row[static_cast<size_t>(leaf.leaf)] - descent_.head().n_sinks;
-    kernels().sketch_scores({.queries = static_cast<const int8_t*>(queries.rows.data()),
-                             .n_queries = n_queries,
-                             .query_scales = queries.scales.data(),
-                             .offsets = descent_.logits().f32() + leaf.position,
-                             .offset_stride = descent_.in_play().size(),
-                             .codes = sketches.codes + key * code_bytes,
-                             .scales = sketches.scales + key,
-                             .n_rows = leaf.n_rows,
-                             .dim = dim,
-                             .bits = sketches.bits,
-                             .out = logits_.f32() + leaf.first,
-                             .out_stride = rows_.size()});
+  const int64_t n_queries = descent_.block().n_rows;
+  weights_ = Tensor(DType::f32, {n_queries, rows_.size()});
+  for (int64_t q = 0; q < n_queries; ++q) {
+    const float* leaf_logits = descent_.logits().f32() + q * descent_.in_play().size();
+    float* out = weights_.f32() + q * rows_.size();
+    for (const Leaf& leaf : leaves_) out = std::fill_n(out, leaf.n_rows, leaf_logits[leaf.position]);
   }
-  const std::span<const float> logits(logits_.f32(), static_cast<size_t>(logits_.n_elements()));
-  scores_ = block_scores(logits, rows_.size(), {}, descent_.dropped(), descent_.block());
+  add_sketches();
+  sums_ = {};
+  for (const Leaf& leaf : leaves_) sums_.ends.push_back(leaf.first + leaf.n_rows);
+  const std::span<float> logits(weights_.f32(), static_cast<size_t>(weights_.n_elements()));
+  scores_ = block_scores(logits, rows_.size(), {}, descent_.dropped(), descent_.block(), &sums_);
   return scores_;
 }
 
-// The squared scale of each candidate's sketch.
-std::vector<float> KeyStage::squared_scales() const {
-  std::vector<float> squares(static_cast<size_t>(rows_.size()));
-  float* out = squares.data();
+void KeyStage::add_sketches() {
+  const SketchView& sketches = descent_.head().sketches;
+  const int64_t dim = descent_.queries().size(1);
+  const SketchTables tables = sketch_tables(descent_.queries(), sketches, descent_.scale());
+  float* out = weights_.f32();
   for (const RowRange& run : rows_.runs()) {
-    const uint16_t* scales = descent_.head().sketches.scales + run.begin - descent_.head().n_sinks;
-    kernels().to_f32(scales, DType::f16, run.end - run.begin, out);
+    const int64_t key = run.begin - descent_.head().n_sinks;
+    kernels().sketch_scores({.tables = tables.entries.data(),
+                             .n_queries = descent_.block().n_rows,
+                             .query_scales = tables.scales.data(),
+                             .codes = sketches.codes + key * sketch_code_bytes(sketches.bits, dim),
+                             .scales = sketches.scales + key,
+                             .n_rows = run.end - run.begin,
+                             .dim = dim,
+                             .bits = sketches.bits,
+                             .out = out,
+                             .out_stride = rows_.size()});
     out += run.end - run.begin;
   }
-  for (float& x : squares) x *= x;
-  return squares;
+}
+
+// The mean of the squared scales of a leaf's sketches.
+float KeyStage::squared_scale(const Leaf& leaf, std::vector<float>& buffer) const {
+  const int64_t key = descent_.level().first_row[static_cast<size_t>(leaf.leaf)] - descent_.head().n_sinks;
+  buffer.resize(static_cast<size_t>(leaf.n_rows));
+  kernels().to_f32(descent_.head().sketches.scales + key, DType::f16, leaf.n_rows, buffer.data());
+  float mean = 0;
+  const float share = 1.0f / static_cast<float>(leaf.n_rows);
+  kernels().scores({buffer.data(), 1, buffer.data(), DType::f32, 1, leaf.n_rows, share, &mean, 1});
+  return mean;
 }
 
 void KeyStage::drop(const std::vector<char>& keep_key) {
   std::vector<DroppedCluster> items;
-  std::vector<const Leaf*> leaves;
-  for (const Leaf& leaf : leaves_) {
-    const auto begin = keep_key.begin() + leaf.first;
-    const auto n_dropped = static_cast<int32_t>(std::count(begin, begin + leaf.n_rows, char{0}));
+  std::vector<Loss> losses;
+  std::vector<int32_t> kept;
+  std::vector<float> buffer;
+  for (size_t i = 0; i < leaves_.size(); ++i) {
+    const Leaf& leaf = leaves_[i];
+    const size_t first_kept = kept.size();
+    for_each_one(keep_key, leaf.first, leaf.first + leaf.n_rows, [&](int64_t key) { kept.push_back(int32_t(key)); });
+    const auto n_dropped = static_cast<int32_t>(leaf.n_rows - std::ssize(kept) + static_cast<int64_t>(first_kept));
     if (n_dropped == 0) continue;
     items.push_back({descent_.level_number(), leaf.leaf, n_dropped});
-    leaves.push_back(&leaf);
+    losses.push_back({i, first_kept, kept.size(), squared_scale(leaf, buffer)});
   }
-  const std::vector<float> variances = squared_scales();
-  const size_t n = variances.size();
-  std::vector<float> gone(n), weights(n), log_mass;
-  for (size_t i = 0; i < n; ++i) gone[i] = keep_key[i] ? -kInfinity : 0.0f;
-  const TensorView queries = descent_.queries();
-  log_mass.reserve(items.size() * static_cast<size_t>(queries.size(0)));
-  for (int64_t q = 0; q < queries.size(0); ++q) {
-    const float noise = noise_of(queries[q]);
-    const float* logits = logits_.f32() + q * rows_.size();
-    for (size_t i = 0; i < n; ++i) weights[i] = logits[i] - noise * variances[i] + gone[i];
-    for (const Leaf* leaf : leaves) {
-      const std::span<float> own(weights.data() + leaf->first, static_cast<size_t>(leaf->n_rows));
-      log_mass.push_back(static_cast<float>(log_sum_exp(own)));
-    }
-  }
+  std::vector<float> log_mass;
+  log_mass.reserve(items.size() * static_cast<size_t>(descent_.block().n_rows));
+  for (int64_t q = 0; q < descent_.block().n_rows && !items.empty(); ++q) add_log_mass(q, losses, kept, log_mass);
   descent_.dropped().add(items, log_mass);
+}
+
+// What the kept keys have is taken off a leaf's sum: it is off by rounding of what is kept, which does not matter.
+void KeyStage::add_log_mass(int64_t query, const std::vector<Loss>& losses, const std::vector<int32_t>& kept,
+                            std::vector<float>& log_mass) const {
+  const auto row = static_cast<size_t>(query);
+  const float noise = noise_of(descent_.queries()[query]);
+  const float* weights = weights_.f32() + query * rows_.size();
+  for (const Loss& loss : losses) {
+    float sum = sums_.sums[row * leaves_.size() + loss.leaf];
+    for (size_t i = loss.first_kept; i < loss.last_kept; ++i) sum -= weights[kept[i]];
+    log_mass.push_back(sums_.max[row] + std::log(std::max(sum, 0.0f)) - noise * loss.variance);
+  }
 }
 
 // What the noise of an estimate adds to the logarithm of its exponential's mean, per squared scale of the sketch.

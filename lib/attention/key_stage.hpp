@@ -17,8 +17,9 @@ class KeyStage {
   const ItemRuns& rows() const { return rows_; }  // the candidate rows
   // Scores the candidates, in their order.
   const BlockScores& score();
-  // Adds what each leaf lost to the descent's dropped mass: the sum of exp(estimated logit - correction) over its keys
-  // that are not kept. The correction takes back what the noise of the estimates adds to an exponential's mean.
+  // After score(). Adds what each leaf lost to the descent's dropped mass: the sum of exp(estimated logit - correction)
+  // over its keys that are not kept. The correction takes back what the noise of the estimates adds to an exponential's
+  // mean, at the leaf's mean noise.
   void drop(const std::vector<char>& keep_key);
 
  private:
@@ -28,13 +29,22 @@ class KeyStage {
     int64_t first;    // candidate
     int64_t n_rows;
   };
-  std::vector<float> squared_scales() const;
+  struct Loss {  // of a leaf that lost keys
+    size_t leaf;
+    size_t first_kept, last_kept;  // of all keys that are kept
+    float variance;                // the mean of the squared scales of its sketches
+  };
+  void add_sketches();
+  float squared_scale(const Leaf& leaf, std::vector<float>& buffer) const;
   float noise_of(TensorView query) const;
+  void add_log_mass(int64_t query, const std::vector<Loss>& losses, const std::vector<int32_t>& kept,
+                    std::vector<float>& log_mass) const;
 
   Descent& descent_;
   std::vector<Leaf> leaves_;
   ItemRuns rows_;
-  Tensor logits_;  // f32 [query rows, candidates]
+  Tensor weights_;  // f32 [query rows, candidates]: exp(estimated logit - sums_.max)
+  RunSums sums_;    // of the leaves' weights
   BlockScores scores_;
 };
 

@@ -160,9 +160,13 @@ class Lookup {
     const std::vector<char> keep = kept(keys.score(), {}, rule);
     keys.drop(keep);
     ItemRuns rows;
-    keys.rows().for_each([&](int64_t i, int32_t row) {
-      if (keep[static_cast<size_t>(i)]) rows.add(row, row + 1);
-    });
+    int64_t first = 0;  // of a run, among the candidates
+    for (const RowRange& run : keys.rows().runs()) {
+      const auto row = [&](int64_t i) { return run.begin + static_cast<int32_t>(i - first); };
+      const int64_t end = first + run.end - run.begin;
+      for_each_one(keep, first, end, [&](int64_t i) { rows.add(row(i), row(i) + 1); });
+      first = end;
+    }
     take(rows);
     selection_.n_sketched = n_candidates;
     selection_.index_bytes = n_candidates * sketch_bytes(head.sketches.bits, head.keys.size(1));

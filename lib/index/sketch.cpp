@@ -139,8 +139,38 @@ Sketches sketch_keys(TensorView keys, const LevelView& leaves, int bits, TensorV
   return out;
 }
 
-QuantisedRows sketch_queries(TensorView queries, const SketchView& sketches, float softmax_scale) {
-  const int64_t n = queries.size(0), dim = queries.size(1), stride = sketch_query_stride(dim);
+namespace {
+
+// sums[b] = what four dimensions of a query add for the signs b.
+void sign_sums(const float* q, float (&sums)[16]) {
+  for (int b = 0; b < 16; ++b) {
+    sums[b] = (b & 1 ? q[0] : -q[0]) + (b & 2 ? q[1] : -q[1]) + (b & 4 ? q[2] : -q[2]) + (b & 8 ? q[3] : -q[3]);
+  }
+}
+
+// Writes one query's tables; returns the step of their entries.
+float fill_tables(const float* rotated, int64_t n_groups, uint8_t* out) {
+  float largest = 0;
+  for (int64_t g = 0; g < n_groups; ++g) {
+    const float* q = rotated + 4 * g;
+    largest = std::max(largest, std::abs(q[0]) + std::abs(q[1]) + std::abs(q[2]) + std::abs(q[3]));
+  }
+  const float inverse = largest > 0 ? kSketchTableZero / largest : 0.0f;
+  for (int64_t g = 0; g < n_groups; ++g) {
+    float sums[16];
+    sign_sums(rotated + 4 * g, sums);
+    for (const float sum : sums) {
+      *out++ = static_cast<uint8_t>(std::clamp(sum * inverse + kSketchTableZero + 0.5f, 0.0f, 62.5f));
+    }
+  }
+  return largest / kSketchTableZero;
+}
+
+}  // namespace
+
+SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float softmax_scale) {
+  const int64_t n = queries.size(0), dim = queries.size(1), table_bytes = sketch_table_bytes(dim);
+  const int64_t stride = table_bytes / 4;
   Tensor rotated = Tensor::zeros(DType::f32, {n, stride});
   kernels().matvec({.x = queries.f32(),
                     .n_rows = n,
@@ -154,8 +184,12 @@ QuantisedRows sketch_queries(TensorView queries, const SketchView& sketches, flo
   if (!all_finite({rotated.f32(), static_cast<size_t>(rotated.n_elements())})) {
     fail("scores of a block are not finite (NaN or infinity)");
   }
-  QuantisedRows out = quantise(rotated);
-  for (float& scale : out.scales) scale *= sketches.bits == 2 ? 0.5f * softmax_scale : softmax_scale;
+  SketchTables out{std::vector<uint8_t>(static_cast<size_t>(n * table_bytes)), {}};
+  const float level = sketches.bits == 2 ? 0.5f * softmax_scale : softmax_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    out.scales.push_back(
+        level * fill_tables(rotated.f32() + i * stride, stride / 4, out.entries.data() + i * table_bytes));
+  }
   return out;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "lib/index/head_index.hpp"
 
@@ -24,9 +25,15 @@ Tensor random_rotation(int64_t head_dim, uint64_t seed);
 // bits: 1 or 2.
 Sketches sketch_keys(TensorView keys, const LevelView& leaves, int bits, TensorView rotation);
 
-// R q, rounded to 8 bits and scaled such that kernels().sketch_scores gives softmax_scale * scale * (R q)·code: rows of
-// sketch_query_stride(head_dim). The rounding adds less than 1 % to the variance of an estimate. queries: f32
-// [n, head_dim]. Throws if R q is not finite.
-QuantisedRows sketch_queries(TensorView queries, const SketchView& sketches, float softmax_scale);
+// What kernels().sketch_scores looks up for each query.
+struct SketchTables {
+  std::vector<uint8_t> entries;  // [n, sketch_table_bytes(head_dim)]
+  std::vector<float> scales;     // [n] of the dots, softmax_scale included
+};
+
+// Tables for R q, such that sketch_scores adds softmax_scale * scale * (R q)·code. An entry is the sum over four
+// dimensions, in steps of 1/31 of the query's largest: rounding it adds about a thousandth to the variance of an
+// estimate. queries: f32 [n, head_dim]. Throws if R q is not finite.
+SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float softmax_scale);
 
 }  // namespace squeeze
