@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Times PyTorch's scaled_dot_product_attention on the CPU next to build/bin/bench, same shapes, same run.
+"""Times PyTorch's scaled_dot_product_attention, and llama.cpp's, on the CPU next to build/bin/bench, same shapes, same run.
 
 usage: scripts/bench_peers.py [--tokens N] [--threads N] [--json]
 
 Needs PyTorch (any build with CPU kernels), and build/bin/bench (SQUEEZE_BIN names another folder). PyTorch gets bf16 keys, values
 and queries [1, heads, tokens, 128] with its own grouped-query option, and, for decoding, also the grouping done by hand (the query
 heads of a group as query rows, no mask), which is the faster way to ask it; the better of the two counts. Layers are rotated so that
-no cache holds them. PyTorch and bench take turns, three times each; medians.
+no cache holds them. All take turns, three times each; medians. llama.cpp (its flash attention over bf16 keys and values) is timed
+where its Python binding, llama-cpp-python, is installed.
 """
 import argparse
 import json
@@ -17,6 +18,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import bench_llama
 import torch
 import torch.nn.functional as F
 
@@ -25,10 +27,14 @@ HEAD_DIM = 128
 ROTATED_BYTES = 768 << 20
 
 
+def n_layers(n_kv_heads, n_tokens):
+    return math.ceil(ROTATED_BYTES / (4 * n_tokens * n_kv_heads * HEAD_DIM))
+
+
 def layers_of(n_kv_heads, n_tokens):
-    count = math.ceil(ROTATED_BYTES / (4 * n_tokens * n_kv_heads * HEAD_DIM))
     shape = (1, n_kv_heads, n_tokens, HEAD_DIM)
-    return [(torch.randn(shape, dtype=torch.bfloat16), torch.randn(shape, dtype=torch.bfloat16)) for _ in range(count)]
+    return [(torch.randn(shape, dtype=torch.bfloat16), torch.randn(shape, dtype=torch.bfloat16))
+            for _ in range(n_layers(n_kv_heads, n_tokens))]
 
 
 def median_ms(call, seconds=1.0):
@@ -79,25 +85,34 @@ def main():
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    libraries = bench_llama.load_libraries()
     size = f"{args.tokens >> 10}K"
     rows = []
     for n_query_heads, n_kv_heads, n_queries in ((32, 8, 1), (32, 32, 1), (28, 4, 1), (32, 8, 256)):
         shape = f"{n_query_heads}/{n_kv_heads} {size}"
         name = f"decode {shape} dense" if n_queries == 1 else f"prefill {n_queries} x {shape} dense"
-        ours, theirs = [], []
+        ours, theirs, llama = [], [], []
         for _ in range(3 if n_queries == 1 else 1):
             ours.append(squeeze_ms(name, args.tokens, args.threads)[name])
             theirs.append(torch_ms(n_query_heads, n_kv_heads, args.tokens, n_queries))
+            if libraries:
+                llama.append(bench_llama.attention_ms(libraries, torch, n_query_heads, n_kv_heads, args.tokens, n_queries,
+                                                      n_layers(n_kv_heads, args.tokens), args.threads))
         rows.append({"name": name, "ms": statistics.median(ours), "torch_ms": statistics.median(theirs),
                      "times_faster": statistics.median(theirs) / statistics.median(ours)})
+        if llama:
+            rows[-1]["llama_ms"] = statistics.median(llama)
+            rows[-1]["times_faster_than_llama"] = statistics.median(llama) / statistics.median(ours)
     if args.json:
         print(json.dumps({"torch": torch.__version__, "threads": args.threads, "rows": rows}))
         return
     print(f"PyTorch {torch.__version__}, scaled_dot_product_attention in bf16, {args.threads} threads, the better of its grouped-query option")
-    print("and groups as query rows.\n")
-    print("| row | Squeeze, ms | PyTorch, ms | times faster |\n| --- | --- | --- | --- |")
+    print("and groups as query rows." + (" llama.cpp: flash attention over bf16 keys and values." if libraries else "") + "\n")
+    print("| row | Squeeze, ms | PyTorch, ms | times faster |" + (" llama.cpp, ms | times faster |" if libraries else ""))
+    print("| --- | --- | --- | --- |" + (" --- | --- |" if libraries else ""))
     for row in rows:
-        print(f"| {row['name']} | {row['ms']:.1f} | {row['torch_ms']:.1f} | {row['times_faster']:.2f} |")
+        line = f"| {row['name']} | {row['ms']:.1f} | {row['torch_ms']:.1f} | {row['times_faster']:.2f} |"
+        print(line + (f" {row['llama_ms']:.1f} | {row['times_faster_than_llama']:.2f} |" if libraries else ""))
 
 
 if __name__ == "__main__":

@@ -193,6 +193,62 @@ TEST_SUITE("block_scores") {
     }
   }
 
+  TEST_CASE("the best of many: those that sorting finds, also where most scores are equal or the sample misleads") {
+    std::mt19937 random(11);
+    for (const int64_t n : {1000, 5000, 40000}) {
+      for (const int kind : {0, 1, 2}) {
+        BlockScores scores{std::vector<float>(static_cast<size_t>(n)), n};
+        for (int64_t i = 0; i < n; ++i) {
+          float& x = scores.scores[static_cast<size_t>(i)];
+          x = std::uniform_real_distribution<float>()(random);
+          if (kind == 1) x = std::floor(4 * x);
+          if (kind == 2) x = i % (n / 500) == 0 ? 1 + x : x;  // large just where samples may be taken
+        }
+        std::vector<size_t> order(static_cast<size_t>(n));
+        std::iota(order.begin(), order.end(), size_t{0});
+        std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores.scores[a] > scores.scores[b]; });
+        for (const int64_t count : {int64_t{1}, int64_t{7}, n / 30, n / 3, n - 1, n}) {
+          std::vector<char> expected(static_cast<size_t>(n), 0);
+          for (int64_t i = 0; i < count; ++i) expected[order[static_cast<size_t>(i)]] = 1;
+          CHECK(keep_best(scores, {}, count) == expected);
+        }
+      }
+    }
+  }
+
+  TEST_CASE("logits become weights, and runs of them are summed on the way") {
+    const int64_t n = 100, n_rows = 3;
+    std::mt19937 random(12);
+    std::vector<float> logits(n_rows * n);
+    for (float& x : logits) x = std::uniform_real_distribution<float>(-9, 9)(random);
+    const DroppedMass nothing(n_rows);
+    const BlockShape shape{n_rows, {GqaSelect::group_mean, n_rows}};
+    std::vector<float> plain = logits, weights = logits;
+    const BlockScores expected = block_scores(plain, n, {}, nothing, shape);
+    RunSums runs{{1, 1, 40, 93, 100}, {}, {}};
+    const BlockScores found = block_scores(weights, n, {}, nothing, shape, &runs);
+    REQUIRE(runs.max.size() == 3);
+    REQUIRE(runs.sums.size() == 15);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      const float max = runs.max[static_cast<size_t>(r)];
+      CHECK(max == *std::max_element(logits.begin() + r * n, logits.begin() + (r + 1) * n));
+      int64_t begin = 0;
+      for (size_t run = 0; run < 5; ++run) {
+        double sum = 0;
+        for (int64_t i = begin; i < runs.ends[run]; ++i) {
+          const auto at = static_cast<size_t>(r * n + i);
+          CHECK(weights[at] == doctest::Approx(std::exp(double{logits[at]} - double{max})).epsilon(1e-6));
+          sum += double{weights[at]};
+        }
+        CHECK(double{runs.sums[static_cast<size_t>(r) * 5 + run]} == doctest::Approx(sum).epsilon(1e-5));
+        begin = runs.ends[run];
+      }
+    }
+    for (size_t i = 0; i < expected.scores.size(); ++i) {
+      CHECK(found.scores[i] == doctest::Approx(expected.scores[i]).epsilon(1e-5));
+    }
+  }
+
   TEST_CASE("the best of clusters: up to the first that does not fit, or past it") {
     const BlockScores scores = one_view({0.5f, 0.4f, 0.3f, 0.2f});
     const std::vector<float> sizes = {10, 20, 5, 1};

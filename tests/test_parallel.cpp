@@ -2,6 +2,7 @@
 #include "lib/core/parallel.hpp"
 
 #include <doctest/doctest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -40,6 +41,19 @@ TEST_SUITE("parallel") {
       for (const int64_t n : {0, 1, 2, 7, 1000}) CHECK(visits_all(n));
     }
     CHECK_THROWS_AS(set_threads(0), Error);
+  }
+
+  TEST_CASE("pinned threads keep one core each; more threads than cores are refused") {
+    const ThreadsGuard guard;
+    cpu_set_t before, now;
+    REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+    pin_threads();
+    CHECK(sched_getaffinity(0, sizeof now, &now) == 0);
+    CHECK(CPU_COUNT(&now) == 1);
+    CHECK(visits_all(1000));
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
+    set_threads(CPU_COUNT(&before) + 1);
+    CHECK_THROWS_WITH_AS(pin_threads(), doctest::Contains("cannot be pinned"), Error);
   }
 
   TEST_CASE("blocks cover the range, the last is shorter") {

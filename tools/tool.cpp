@@ -67,6 +67,7 @@ void draw(const ProgressStep& step, double seconds, const std::string& unit) {
 void bind_common(CLI::App& app, CommonOptions& options) {
   app.add_option("--threads", options.threads, "Threads to compute with (default: all cores)")
       ->check(CLI::Range(1, 4096));
+  app.add_flag("--pin", options.pin, "Keep each thread on one core");
   app.add_option("--isa", options.isa, "Instruction set of the kernels (default: the fastest; also SQUEEZE_ISA)");
   app.add_option("--device", options.device, "Where to compute: cpu");
   app.add_flag("-q,--quiet", options.quiet, "No progress and no notes on stderr");
@@ -74,7 +75,12 @@ void bind_common(CLI::App& app, CommonOptions& options) {
 
 void apply_common(const CommonOptions& options) {
   choose_isa(options.isa);
+  const int default_threads = n_threads();
   if (options.threads > 0) set_threads(options.threads);
+  if (options.pin && n_threads() > default_threads) {
+    fail_usage("--pin: {} threads, but this process may use {} cores", n_threads(), default_threads);
+  }
+  if (options.pin) pin_threads();
   if (options.device != "cpu") {
     fail_usage("--device {}: this version computes on the CPU only; use --device cpu", options.device);
   }

@@ -14,6 +14,7 @@ namespace squeeze {
 // Options that every program has.
 struct CommonOptions {
   int threads = 0;  // 0: all cores
+  bool pin = false;
   std::string isa;  // empty: the fastest
   std::string device = "cpu";
   bool quiet = false;

@@ -81,37 +81,28 @@ int64_t size_of_item(std::span<const float> sizes, size_t i) {
   return sizes.empty() ? 1 : static_cast<int64_t>(sizes[i]);
 }
 
-// Where the best `count` of some scores end: all above `score` are among them, and `n_ties` of those equal to it.
-struct Border {
-  float score;
-  int64_t n_ties;
-};
-
-// At least `count` of the scores, the best of them included: what exceeds a score that, by a sample, few do.
-std::vector<float> best_and_more(std::span<const float> scores, int64_t count) {
+// A score that, by a sample, few more than `count` reach; -infinity where that cannot be told.
+float likely_border(std::span<const float> scores, int64_t count) {
   constexpr int64_t kSamples = 1024;
   const auto n = std::ssize(scores);
-  std::vector<float> sample;
-  for (int64_t i = 0; i < kSamples; ++i) sample.push_back(scores[static_cast<size_t>(i * n / kSamples)]);
   const auto expected = static_cast<double>(kSamples * count) / static_cast<double>(n);
   const auto rank = static_cast<int64_t>(expected + 4 * std::sqrt(expected) + 4);  // four deviations more
-  if (rank < kSamples) {
-    std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
-    std::vector<float> best;
-    for (const float x : scores) {
-      if (x >= sample[static_cast<size_t>(rank)]) best.push_back(x);
-    }
-    if (std::ssize(best) >= count) return best;
+  if (rank >= kSamples) return -kInfinity;
+  std::array<float, kSamples> sample;
+  for (int64_t i = 0; i < kSamples; ++i) {
+    sample[static_cast<size_t>(i)] = scores[static_cast<size_t>(i * n / kSamples)];
   }
-  return {scores.begin(), scores.end()};
+  std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
+  return sample[static_cast<size_t>(rank)];
 }
 
-// 0 < count <= n.
-Border border_of(std::span<const float> scores, int64_t count) {
-  std::vector<float> best = best_and_more(scores, count);
-  std::nth_element(best.begin(), best.begin() + count - 1, best.end(), std::greater<>());
-  const float score = best[static_cast<size_t>(count - 1)];
-  return {score, count - std::count_if(best.begin(), best.begin() + count, [&](float x) { return x > score; })};
+// The items whose score is at least `least`, ascending.
+std::vector<int32_t> items_from(std::span<const float> scores, float least) {
+  std::vector<char> is_in(scores.size());
+  for (size_t i = 0; i < scores.size(); ++i) is_in[i] = scores[i] >= least;
+  std::vector<int32_t> items;
+  for_each_one(is_in, 0, std::ssize(is_in), [&](int64_t i) { items.push_back(static_cast<int32_t>(i)); });
+  return items;
 }
 
 // The best single items: a partial sort would do the same, slower.
@@ -121,14 +112,14 @@ void keep_best_singles(std::span<const float> scores, int64_t count, std::vector
     return;
   }
   if (count <= 0) return;
-  Border border = border_of(scores, count);
-  char* out = keep.data();  // of another view some may be 1 already
-  for (size_t i = 0; i < scores.size(); ++i) out[i] = static_cast<char>(out[i] | (scores[i] > border.score));
-  for (size_t i = 0; border.n_ties > 0; ++i) {
-    if (scores[i] != border.score) continue;
-    out[i] = 1;
-    --border.n_ties;
-  }
+  std::vector<int32_t> items = items_from(scores, likely_border(scores, count));
+  if (std::ssize(items) < count) items = items_from(scores, -kInfinity);
+  const auto is_better = [&](int32_t a, int32_t b) {
+    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
+    return x > y || (x == y && a < b);
+  };
+  std::nth_element(items.begin(), items.begin() + count - 1, items.end(), is_better);
+  for (const int32_t i : std::span(items).first(static_cast<size_t>(count))) keep[static_cast<size_t>(i)] = 1;
 }
 
 }  // namespace

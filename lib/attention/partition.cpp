@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kChunkBytes = 256 << 10;  // keys and values of a chunk: half of a small L2 cache
 constexpr int64_t kMinChunkRows = 64;
-constexpr int64_t kQueryBlock = 32;  // query rows of a task when there are many
+constexpr int64_t kMinQueryBlock = 32;  // query rows of a task when there are many
+constexpr int64_t kMaxQueryBlock = 128;
 constexpr size_t kManyWorks = 64;    // enough tasks without cutting a work's chunks apart
 
 // Consecutive ranges of one part, at most a chunk's number of rows.
@@ -55,12 +56,15 @@ void append_tasks(const AttendWork& work, std::span<const Chunk> chunks, bool is
                   std::vector<Task>& tasks) {
   const int64_t n_rows = work.queries.size(0);
   if (chunks.empty()) return;
-  if (n_rows < 2 * kQueryBlock && !is_one_of_many) {
+  if (n_rows < 2 * kMinQueryBlock && !is_one_of_many) {
     for (size_t i = 0; i < chunks.size(); ++i) tasks.push_back({&work, chunks.subspan(i, 1), 0, n_rows});
     return;
   }
-  for (int64_t row = 0; row < n_rows; row += kQueryBlock) {
-    tasks.push_back({&work, chunks, row, std::min(kQueryBlock, n_rows - row)});
+  // Large blocks read keys and values fewer times; a work is still cut into a few.
+  const int64_t quarter = n_rows / 4 / kMinQueryBlock * kMinQueryBlock;
+  const int64_t block = std::clamp(quarter, kMinQueryBlock, kMaxQueryBlock);
+  for (int64_t row = 0; row < n_rows; row += block) {
+    tasks.push_back({&work, chunks, row, std::min(block, n_rows - row)});
   }
 }
 

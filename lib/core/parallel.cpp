@@ -5,6 +5,8 @@
 #include "lib/core/parallel.hpp"
 
 #include <omp.h>
+#include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +22,21 @@ namespace squeeze {
 namespace {
 
 thread_local bool in_team = false;  // inside a body: nested loops run on the calling thread
+
+// The cores that threads are pinned to, the caller's first; empty: none is.
+std::vector<int>& pinned_cores() {
+  static std::vector<int> cores;
+  return cores;
+}
+
+void pin_to(size_t thread) {
+  const std::vector<int>& cores = pinned_cores();
+  if (cores.empty()) return;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(cores[thread % cores.size()]), &one);
+  (void)pthread_setaffinity_np(pthread_self(), sizeof one, &one);  // a core that went offline: runs anywhere
+}
 
 struct Job {
   const std::function<void(int64_t)>& body;
@@ -46,7 +63,10 @@ class Team {
     {
       std::unique_lock lock(mutex_);
       if (job_) return false;
-      while (std::ssize(threads_) < job.max_helpers) threads_.emplace_back([this] { help(); });
+      while (std::ssize(threads_) < job.max_helpers) threads_.emplace_back([this, i = threads_.size() + 1] {
+        pin_to(i);
+        help();
+      });
       job_ = &job;
       generation_.fetch_add(1, std::memory_order_release);
       begun_.wait(lock, [&] { return n_begun_ == std::ssize(threads_); });
@@ -132,6 +152,20 @@ int n_threads() { return team_size(); }
 void set_threads(int n) {
   if (n < 1) fail("the number of threads must be at least 1, found {}", n);
   team_size() = n;
+}
+
+void pin_threads() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) fail("the cores of this process cannot be read");
+  std::vector<int> cores;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(static_cast<size_t>(i), &allowed)) cores.push_back(i);
+  }
+  if (std::ssize(cores) < n_threads()) {
+    fail("{} threads cannot be pinned: this process may use {} cores", n_threads(), cores.size());
+  }
+  pinned_cores() = std::move(cores);
+  pin_to(0);
 }
 
 void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {

@@ -13,6 +13,10 @@ int n_threads();
 // outside parallel_for does not depend on n either. Throws if n < 1.
 void set_threads(int n);
 
+// Keeps the calling thread, and each thread that parallel_for starts from now on, on a core of its own among those that
+// this process may run on. Throws if there are fewer than n_threads() of them. Call it before the first loop.
+void pin_threads();
+
 // Calls body(i) for every i in [0, n), in any order, on up to n_threads() threads; rethrows the first exception after
 // all threads have stopped. A call from inside another parallel_for runs on the calling thread.
 void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
