@@ -29,6 +29,7 @@ void check_same_options(const std::string& path, const IndexLayout& found, DType
                      : options.segment != expected.segment                       ? "segment"
                      : options.sketch_bits != expected.sketch_bits               ? "number of sketch bits"
                      : options.quantise_centroids != expected.quantise_centroids ? "type of centroids"
+                     : options.quantise_kv != expected.quantise_kv               ? "type of keys and values"
                      : !std::equal(options.levels.begin(), options.levels.end(), expected.levels.begin(),
                                    expected.levels.end(), same_count)
                          ? "number of clusters"
@@ -93,13 +94,15 @@ struct KvIndexWriter::Impl {
     const ModelInfo& model = layout.context.model;
     const int64_t n_tokens = layout.context.n_tokens();
     const Shape cache{model.n_kv_heads, n_tokens, model.head_dim};
+    const size_t n_scales = layout.options.quantise_kv ? static_cast<size_t>(model.n_kv_heads * n_tokens) : 0;
     const bool fits = index.keys.shape() == cache && index.values.shape() == cache &&
-                      index.keys.dtype() == layout.dtype && index.values.dtype() == layout.dtype &&
+                      index.keys.dtype() == layout.kv_dtype() && index.values.dtype() == layout.kv_dtype() &&
+                      index.key_scales.size() == n_scales && index.value_scales.size() == n_scales &&
                       index.heads.size() == static_cast<size_t>(model.n_kv_heads) &&
                       index.n_sinks == layout.options.n_sinks && index.sketch_bits == layout.options.sketch_bits &&
                       index.n_window == layout.options.n_window;
     if (!fits) {
-      fail("{}: expected a layer of {} {}, found {} {}", file.partial_path(), name_of(layout.dtype), cache.str(),
+      fail("{}: expected a layer of {} {}, found {} {}", file.partial_path(), name_of(layout.kv_dtype()), cache.str(),
            name_of(index.keys.dtype()), index.keys.shape().str());
     }
     for (const HeadIndex& head : index.heads) {
@@ -198,6 +201,10 @@ void KvIndexWriter::write_layer(int layer, const IndexLayer& index, TensorView h
   const IndexLayerExtents& extents = impl_->layout.layers[static_cast<size_t>(layer)];
   file.write(extents.keys.offset, index.keys.data(), index.keys.n_bytes());
   file.write(extents.values.offset, index.values.data(), index.values.n_bytes());
+  if (impl_->layout.options.quantise_kv) {
+    file.write(extents.key_scales.offset, index.key_scales.data(), extents.key_scales.n_bytes);
+    file.write(extents.value_scales.offset, index.value_scales.data(), extents.value_scales.n_bytes);
+  }
   if (extents.queries.n_bytes > 0) file.write(extents.queries.offset, queries.data(), queries.n_bytes());
   Padded token_of_row(extents.token_of_row, index.heads.size());
   for (size_t head = 0; head < index.heads.size(); ++head) token_of_row.set(head, index.heads[head].token_of_row);
@@ -252,6 +259,7 @@ struct KvIndex::Impl {
     layout = read_index_layout(file);
     calibration = load_calibration(file, calibration_shape(layout));
     view.model = layout.context.model;
+    view.float_type = layout.dtype;
     view.layers.resize(layout.layers.size());
   }
 };
@@ -263,11 +271,17 @@ KvIndex::KvIndex(KvIndex&&) noexcept = default;
 const std::string& KvIndex::path() const { return impl_->path; }
 const Context& KvIndex::context() const { return impl_->layout.context; }
 DType KvIndex::dtype() const { return impl_->layout.dtype; }
+DType KvIndex::kv_dtype() const { return impl_->layout.kv_dtype(); }
 const IndexOptions& KvIndex::options() const { return impl_->layout.options; }
 const Calibration& KvIndex::calibration() const { return impl_->calibration; }
 ContextView KvIndex::view() const { return impl_->view; }
 std::span<const int32_t> KvIndex::query_positions() const { return impl_->layout.query_positions; }
 TensorView KvIndex::queries(int layer) const { return layer_queries(impl_->path, impl_->mapped, impl_->layout, layer); }
 int64_t KvIndex::file_bytes() const { return impl_->file_bytes; }
+
+int64_t KvIndex::kv_bytes() const {
+  const HeadView& head = impl_->view.layers[0][0];  // all are alike
+  return context().model.n_layers * context().model.n_kv_heads * head.n_tokens() * squeeze::kv_bytes(head);
+}
 
 }  // namespace squeeze

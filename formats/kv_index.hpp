@@ -44,13 +44,15 @@ class KvIndex {
 
   const std::string& path() const;
   const Context& context() const;
-  DType dtype() const;
+  DType dtype() const;     // of queries, and of all rows that are not i8: the type of the keys as they came
+  DType kv_dtype() const;  // of keys and values: i8, or dtype()
   const IndexOptions& options() const;
   const Calibration& calibration() const;
   ContextView view() const;                          // mapped; valid as long as this
   std::span<const int32_t> query_positions() const;  // empty if the index keeps no queries
   TensorView queries(int layer) const;  // [n_query_heads, n_queries, head_dim], mapped; throws if there are none
   int64_t file_bytes() const;
+  int64_t kv_bytes() const;  // of the whole K and V as they are stored, scales included
 
  private:
   struct Impl;

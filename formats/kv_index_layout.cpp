@@ -22,7 +22,7 @@ std::string level_name(int layer, size_t level) { return fmt::format("{}/levels/
 
 const char* name_of(Metric metric) { return metric == Metric::cosine ? "cosine" : "l2"; }
 
-void save_options(h5::Skeleton& file, const IndexOptions& options) {
+void save_options(h5::Skeleton& file, DType dtype, const IndexOptions& options) {
   file.attribute("n_sinks", int64_t{options.n_sinks});
   file.attribute("n_window", int64_t{options.n_window});
   file.attribute("metric", name_of(options.metric));
@@ -30,6 +30,8 @@ void save_options(h5::Skeleton& file, const IndexOptions& options) {
   file.attribute("seed", options.seed);
   file.attribute("segment", options.segment);
   file.attribute("centroid_type", options.quantise_centroids ? "i8" : "keys");
+  file.attribute("kv_type", options.quantise_kv ? "i8" : "keys");
+  if (options.quantise_kv) file.attribute("float_type", name_of(dtype));
   file.attribute("sketch_bits", int64_t{options.sketch_bits});
   file.attribute("rotation_seed", kRotationSeed);
   file.attribute("n_levels", static_cast<int64_t>(options.levels.size()));
@@ -39,10 +41,22 @@ void save_options(h5::Skeleton& file, const IndexOptions& options) {
   }
 }
 
-bool centroids_are_i8(const h5::Reader& file) {
-  const std::string type = file.text_attribute("centroid_type");
-  if (type != "i8" && type != "keys") fail("{}: expected centroid_type i8 or keys, found {}", file.path(), type);
+// What the attribute says of rows: i8, or (also without it) the type of the keys.
+bool rows_are_i8(const h5::Reader& file, const std::string& attribute) {
+  if (!file.has_attribute(attribute)) return false;
+  const std::string type = file.text_attribute(attribute);
+  if (type != "i8" && type != "keys") fail("{}: expected {} i8 or keys, found {}", file.path(), attribute, type);
   return type == "i8";
+}
+
+// FLOAT: the type of the keys, or what their integers stand for.
+DType load_float_type(const h5::Reader& file, const IndexOptions& options) {
+  if (!options.quantise_kv) return file.float_type(layer_name(0) + "/keys");
+  const std::string name = file.text_attribute("float_type");
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  fail("{}: expected float_type f32, f16 or bf16, found {}", file.path(), name);
 }
 
 IndexOptions load_options(const h5::Reader& file) {
@@ -55,7 +69,8 @@ IndexOptions load_options(const h5::Reader& file) {
   options.iterations = read_count(file, "iterations", 0, kMaxInt32);
   options.seed = file.unsigned_integer("seed");
   options.segment = file.has_attribute("segment") ? read_count(file, "segment", 0, kMaxInt32) : 0;
-  options.quantise_centroids = file.has_attribute("centroid_type") && centroids_are_i8(file);
+  options.quantise_centroids = rows_are_i8(file, "centroid_type");
+  options.quantise_kv = rows_are_i8(file, "kv_type");
   options.sketch_bits = file.has_attribute("sketch_bits") ? read_count(file, "sketch_bits", 0, 2) : 0;
   if (options.sketch_bits > 0 && file.unsigned_integer("rotation_seed") != kRotationSeed) {
     fail("{}: expected sketches with rotation {}, found {}; build the index again", file.path(), kRotationSeed,
@@ -106,112 +121,6 @@ Shape sketches_shape(const IndexLayout& layout) {
   return {model.n_kv_heads, layout.n_clustered(), sketch_code_bytes(layout.options.sketch_bits, model.head_dim)};
 }
 
-bool ascends(std::span<const int32_t> bounds, int64_t first, int64_t last) {
-  if (bounds.front() != first || bounds.back() != last) return false;
-  for (size_t i = 1; i < bounds.size(); ++i) {
-    if (bounds[i] <= bounds[i - 1]) return false;
-  }
-  return true;
-}
-
-// The mapped arrays of one layer; `where` names it in errors.
-struct MappedLayer {
-  const MappedFile& file;
-  const IndexLayout& layout;
-  const IndexLayerExtents& extents;
-  std::string where;
-
-  std::span<const int32_t> ints(const h5::Extent& extent, int64_t begin, int64_t n) const {
-    const char* data = file.at(extent.offset, extent.n_bytes);
-    return {reinterpret_cast<const int32_t*>(data) + begin, static_cast<size_t>(n)};
-  }
-
-  TensorView rows(const h5::Extent& extent, DType dtype, int64_t rows_per_head, int64_t kv_head, int64_t n_rows) const {
-    const int64_t dim = layout.context.model.head_dim;
-    const int64_t n_all = static_cast<int64_t>(extent.n_bytes / size_of(dtype)) / dim;
-    const TensorView all(file.at(extent.offset, extent.n_bytes), dtype, {n_all, dim});
-    return all.slice(kv_head * rows_per_head, kv_head * rows_per_head + n_rows);
-  }
-
-  // Scales that are finite and not negative.
-  std::span<const float> scales(const h5::Extent& extent, int64_t per_head, int64_t kv_head, int64_t n) const {
-    if (extent.n_bytes == 0) return {};
-    const auto* data = reinterpret_cast<const float*>(file.at(extent.offset, extent.n_bytes)) + kv_head * per_head;
-    const std::span<const float> found(data, static_cast<size_t>(n));
-    for (const float scale : found) {
-      if (!(scale >= 0 && scale <= std::numeric_limits<float>::max())) {
-        fail("{}: head {}: a centroid's scale is {}, expected a finite number", where, kv_head, scale);
-      }
-    }
-    return found;
-  }
-
-  SketchView sketches(int64_t kv_head) const {
-    const int bits = layout.options.sketch_bits;
-    if (bits == 0) return {};
-    const int64_t n = layout.n_clustered();
-    const auto* codes = reinterpret_cast<const uint8_t*>(file.at(extents.sketches.offset, extents.sketches.n_bytes));
-    const auto* scale =
-        reinterpret_cast<const uint16_t*>(file.at(extents.sketch_scales.offset, extents.sketch_scales.n_bytes)) +
-        kv_head * n;
-    constexpr uint16_t kHalfInfinity = 0x7c00;  // negative numbers and NaN are larger as integers
-    if (std::any_of(scale, scale + n, [](uint16_t half) { return half >= kHalfInfinity; })) {
-      fail("{}: head {}: a sketch's scale is negative or not finite", where, kv_head);
-    }
-    return {bits, codes + kv_head * n * sketch_code_bytes(bits, layout.context.model.head_dim), scale, layout.rotation};
-  }
-
-  LevelView level(size_t i, int64_t kv_head) const {
-    const LevelExtents& level = extents.levels[i];
-    const int64_t n = ints(level.n_clusters, kv_head, 1)[0];
-    if (n < 1 || n > level.max_clusters) {
-      fail("{}: head {}: expected 1 to {} clusters in level {}, found {}", where, kv_head, level.max_clusters, i, n);
-    }
-    const int64_t first_bound = kv_head * (level.max_clusters + 1);
-    const bool is_leaf = i + 1 == extents.levels.size();
-    const DType dtype = layout.centroid_dtype();
-    return {rows(level.centroids, dtype, level.max_clusters, kv_head, n),
-            rows(level.value_means, dtype, level.max_clusters, kv_head, n),
-            ints(level.first_row, first_bound, n + 1),
-            is_leaf ? std::span<const int32_t>() : ints(level.first_child, first_bound, n + 1),
-            scales(level.centroid_scales, level.max_clusters, kv_head, n),
-            scales(level.value_scales, level.max_clusters, kv_head, n)};
-  }
-
-  void check_levels(const HeadView& head, int64_t kv_head) const {
-    for (size_t i = 0; i < head.levels.size(); ++i) {
-      if (!ascends(head.levels[i].first_row, head.n_sinks, head.n_tokens() - head.n_window)) {
-        fail("{}: head {}: the rows of level {} do not cover the clustered tokens in order", where, kv_head, i);
-      }
-    }
-    for (size_t i = 0; i + 1 < head.levels.size(); ++i) {
-      const LevelView& level = head.levels[i];
-      const LevelView& next = head.levels[i + 1];
-      bool nested = ascends(level.first_child, 0, next.n_clusters());
-      for (size_t c = 0; nested && c < level.first_row.size(); ++c) {
-        nested = next.first_row[static_cast<size_t>(level.first_child[c])] == level.first_row[c];
-      }
-      if (!nested) fail("{}: head {}: the children of level {} do not cover the next in order", where, kv_head, i);
-    }
-  }
-
-  HeadView head(int64_t kv_head) const {
-    const int64_t n = layout.context.n_tokens();
-    HeadView head{rows(extents.keys, layout.dtype, n, kv_head, n),
-                  rows(extents.values, layout.dtype, n, kv_head, n),
-                  ints(extents.token_of_row, kv_head * n, n),
-                  layout.options.n_sinks,
-                  layout.options.n_window,
-                  {},
-                  sketches(kv_head)};
-    const auto [low, high] = std::minmax_element(head.token_of_row.begin(), head.token_of_row.end());
-    if (*low < 0 || *high >= n) fail("{}: head {}: token_of_row leaves the context of {} tokens", where, kv_head, n);
-    for (size_t i = 0; i < extents.levels.size(); ++i) head.levels.push_back(level(i, kv_head));
-    check_levels(head, kv_head);
-    return head;
-  }
-};
-
 }  // namespace
 
 CalibrationShape calibration_shape(const IndexLayout& layout) {
@@ -244,14 +153,19 @@ void create_index(const std::string& path, const Context& context, DType dtype, 
   const Shape cache{model.n_kv_heads, context.n_tokens(), model.head_dim};
   h5::Skeleton file(path, cache.n_elements() >= int64_t{1} << 18 ? kPage : kCacheLine);
   save_context(file, kIndexFormat, context);
-  save_options(file, options);
+  save_options(file, dtype, options);
   const IndexLayout layout{context, dtype, options, query_positions, {}};
   create_calibration(file, calibration_shape(layout));
   if (!query_positions.empty()) file.dataset("/query_positions", query_positions);
   const Shape queries{model.n_query_heads, static_cast<int64_t>(query_positions.size()), model.head_dim};
+  const h5::Type kv_type = h5::type_of(layout.kv_dtype());
   for (int layer = 0; layer < model.n_layers; ++layer) {
-    file.dataset(layer_name(layer) + "/keys", type, cache);
-    file.dataset(layer_name(layer) + "/values", type, cache);
+    file.dataset(layer_name(layer) + "/keys", kv_type, cache);
+    file.dataset(layer_name(layer) + "/values", kv_type, cache);
+    if (options.quantise_kv) {
+      file.dataset(layer_name(layer) + "/key_scales", h5::Type::f32, {model.n_kv_heads, context.n_tokens()});
+      file.dataset(layer_name(layer) + "/value_scales", h5::Type::f32, {model.n_kv_heads, context.n_tokens()});
+    }
     if (!query_positions.empty()) file.dataset(layer_name(layer) + "/queries", type, queries);
     file.dataset(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, context.n_tokens()});
     if (options.sketch_bits > 0) {
@@ -282,19 +196,19 @@ IndexLayout read_index_layout(const h5::Reader& file) {
   const int64_t n_tokens = layout.context.n_tokens();
   check_index_options(file.path(), layout.options, n_tokens);
   check_calibration_positions(file.path(), layout.query_positions);
-  layout.dtype = file.float_type(layer_name(0) + "/keys");
+  layout.dtype = load_float_type(file, layout.options);
   if (layout.options.sketch_bits > 0) layout.rotation = random_rotation(model.head_dim, kRotationSeed);
-  const h5::Type type = h5::type_of(layout.dtype);
-  const Shape cache{model.n_kv_heads, n_tokens, model.head_dim};
+  const h5::Type type = h5::type_of(layout.dtype), kv_type = h5::type_of(layout.kv_dtype());
+  const Shape cache{model.n_kv_heads, n_tokens, model.head_dim}, per_token{model.n_kv_heads, n_tokens};
   for (int layer = 0; layer < model.n_layers; ++layer) {
-    IndexLayerExtents& extents = layout.layers.emplace_back(
-        IndexLayerExtents{file.extent(layer_name(layer) + "/keys", type, cache),
-                          file.extent(layer_name(layer) + "/values", type, cache),
-                          file.extent(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, n_tokens}),
-                          {},
-                          {},
-                          {},
-                          {}});
+    IndexLayerExtents& extents = layout.layers.emplace_back();
+    extents.keys = file.extent(layer_name(layer) + "/keys", kv_type, cache);
+    extents.values = file.extent(layer_name(layer) + "/values", kv_type, cache);
+    extents.token_of_row = file.extent(layer_name(layer) + "/token_of_row", h5::Type::i32, per_token);
+    if (layout.options.quantise_kv) {
+      extents.key_scales = file.extent(layer_name(layer) + "/key_scales", h5::Type::f32, per_token);
+      extents.value_scales = file.extent(layer_name(layer) + "/value_scales", h5::Type::f32, per_token);
+    }
     if (layout.options.sketch_bits > 0) {
       extents.sketches = file.extent(layer_name(layer) + "/sketches", h5::Type::u8, sketches_shape(layout));
       extents.sketch_scales =
@@ -310,15 +224,6 @@ IndexLayout read_index_layout(const h5::Reader& file) {
     }
   }
   return layout;
-}
-
-std::vector<HeadView> layer_heads(const std::string& path, const MappedFile& mapped, const IndexLayout& layout,
-                                  int layer) {
-  const MappedLayer source{mapped, layout, layout.layers.at(static_cast<size_t>(layer)),
-                           path + ": " + layer_name(layer)};
-  std::vector<HeadView> heads;
-  for (int kv_head = 0; kv_head < layout.context.model.n_kv_heads; ++kv_head) heads.push_back(source.head(kv_head));
-  return heads;
 }
 
 }  // namespace squeeze

@@ -22,14 +22,15 @@ struct LevelExtents {
 
 struct IndexLayerExtents {
   h5::Extent keys, values, token_of_row;
-  h5::Extent queries;                  // none in an index without queries
-  h5::Extent sketches, sketch_scales;  // none in an index without sketches
+  h5::Extent key_scales, value_scales;  // of i8 keys and values; else none
+  h5::Extent queries;                   // none in an index without queries
+  h5::Extent sketches, sketch_scales;   // none in an index without sketches
   std::vector<LevelExtents> levels;
 };
 
 struct IndexLayout {
   Context context;
-  DType dtype = DType::bf16;
+  DType dtype = DType::bf16;  // of queries, and of all that is not i8
   IndexOptions options;
   std::vector<int32_t> query_positions;
   std::vector<IndexLayerExtents> layers;
@@ -39,6 +40,7 @@ struct IndexLayout {
     return {context.model.n_query_heads, static_cast<int64_t>(query_positions.size()), context.model.head_dim};
   }
 
+  DType kv_dtype() const { return options.quantise_kv ? DType::i8 : dtype; }
   DType centroid_dtype() const { return options.quantise_centroids ? DType::i8 : dtype; }
 
   int64_t n_clustered() const { return context.n_tokens() - options.n_sinks - options.n_window; }

@@ -7,7 +7,7 @@
 
 namespace squeeze {
 
-// i8 holds integers whose scale is kept beside them; only the functions that say so accept it.
+// i8 holds integers whose scale is kept beside them; only the functions that say so accept it (of the kernels: attend).
 enum class DType : uint8_t { f32, f16, bf16, i8 };
 
 constexpr size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : dtype == DType::i8 ? 1 : 2; }

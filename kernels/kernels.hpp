@@ -48,9 +48,9 @@ struct AttendArgs {
   int64_t n_queries;
   int64_t dim;  // at most kMaxHeadDim
   float scale;
-  const void* keys;    // [*, dim] of dtype
-  const void* values;  // [*, dim] of dtype
-  DType dtype;
+  const void* keys;        // [*, dim] of dtype
+  const void* values;      // [*, dim] of dtype
+  DType dtype;             // i8 too
   const RowRange* ranges;  // [n_ranges]
   int64_t n_ranges;
   const int64_t* visible;  // [n_queries], query i sees only rows < visible[i]; null: every query sees every row
@@ -58,6 +58,9 @@ struct AttendArgs {
   float* acc;              // [n_queries, dim] sum of exp(logit - max) * value
   float* max;              // [n_queries]
   float* sum;              // [n_queries]
+  // Of i8 rows, indexed like keys: a row is its integers times its scale. Null for the other types.
+  const float* key_scales = nullptr;
+  const float* value_scales = nullptr;
 };
 
 // nearest[i] = argmax_j dot(points[i], centroids[j]) - offsets[j], the lowest j on a tie; best[i] its value.

@@ -196,6 +196,7 @@ inline bool same_ints(std::span<const int32_t> a, const std::vector<int32_t>& b)
 
 inline bool same_head(const HeadView& a, const HeadView& b) {
   bool same = equal_tensors(a.keys, b.keys) && equal_tensors(a.values, b.values) && a.n_sinks == b.n_sinks &&
+              std::ranges::equal(a.key_scales, b.key_scales) && std::ranges::equal(a.value_scales, b.value_scales) &&
               a.n_window == b.n_window &&
               std::equal(a.token_of_row.begin(), a.token_of_row.end(), b.token_of_row.begin()) &&
               a.levels.size() == b.levels.size();

@@ -14,6 +14,7 @@ struct MadeIndexKind {
   DType dtype = DType::bf16;
   int bits = 1;
   bool quantise = true;
+  bool quantise_kv = false;
 };
 
 inline constexpr MadeIndexKind kGoldenKinds[] = {{DType::bf16, 1, true}, {DType::f32, 2, false}};
@@ -25,16 +26,17 @@ inline IndexOptions made_options(const MadeIndexKind& kind) {
   IndexOptions options = made_options();
   options.sketch_bits = kind.bits;
   options.quantise_centroids = kind.quantise;
+  options.quantise_kv = kind.quantise_kv;
   return options;
 }
 
-// The values of `rows` in sixteenths as integers, a scale per row.
+// The values of `rows` [.., 3] in sixteenths as integers, a scale per row.
 inline void make_quantised(Tensor& rows, std::vector<float>& scales) {
   Tensor integers(DType::i8, rows.shape());
   for (int64_t i = 0; i < rows.n_elements(); ++i) {
     store_element(integers.data(), DType::i8, i, 16 * load_element(rows.data(), rows.dtype(), i));
   }
-  for (int64_t i = 0; i < rows.size(0); ++i) scales.push_back(static_cast<float>(i + 1) / 64.0f);
+  for (int64_t i = 0; i < rows.n_elements() / 3; ++i) scales.push_back(static_cast<float>(i + 1) / 64.0f);
   rows = std::move(integers);
 }
 
@@ -53,6 +55,10 @@ inline IndexLayer made_index_layer(const MadeIndexKind& kind, int number) {
       const TensorView keys = layer.keys[static_cast<int64_t>(h)].slice(1, 10);
       head.sketches = sketch_keys(keys, head.levels.back().view(), kind.bits, layer.rotation);
     }
+  }
+  if (kind.quantise_kv) {
+    make_quantised(layer.keys, layer.key_scales);
+    make_quantised(layer.values, layer.value_scales);
   }
   return layer;
 }
@@ -101,6 +107,8 @@ inline bool is_made_index(const KvIndex& index, const MadeIndexKind& kind) {
   const Calibration calibration = made_calibration(kind);
   bool same = same_context(index.context(), made_context()) && index.dtype() == kind.dtype &&
               index.options().sketch_bits == kind.bits && index.options().quantise_centroids == kind.quantise &&
+              index.options().quantise_kv == kind.quantise_kv &&
+              index.kv_dtype() == (kind.quantise_kv ? DType::i8 : kind.dtype) &&
               same_ints(index.query_positions(), kMadePositions) && same_calibration(index.calibration(), calibration);
   for (size_t i = 0; same && i < calibration.blocks.size(); ++i) {
     const HeadShares &found = index.calibration().blocks[i].shares, &expected = calibration.blocks[i].shares;

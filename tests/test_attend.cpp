@@ -16,8 +16,9 @@ struct Problem {
   std::vector<float> queries;
   Stored keys, values;
   std::vector<RowRange> ranges;
-  std::vector<int64_t> visible;  // empty: every row
-  std::vector<float> bias;       // empty: none
+  std::vector<int64_t> visible;                 // empty: every row
+  std::vector<float> bias;                      // empty: none
+  std::vector<float> key_scales, value_scales;  // of i8 rows, else empty
   float scale;
 
   Problem(int64_t queries_, int64_t dim_, int64_t rows, DType dtype, std::mt19937& rng)
@@ -28,7 +29,23 @@ struct Problem {
         keys(dtype, rows * dim_, 1, rng, 2.0f),
         values(dtype, rows * dim_, 1, rng),
         ranges{{0, static_cast<int32_t>(rows)}},
-        scale(1 / std::sqrt(static_cast<float>(dim_))) {}
+        scale(1 / std::sqrt(static_cast<float>(dim_))) {
+    if (dtype != DType::i8) return;
+    key_scales = make_integers(keys, rng, 2.0f);
+    value_scales = make_integers(values, rng, 1.0f);
+  }
+
+  // Fills i8 rows, and gives them scales that keep the numbers they stand for below the magnitude.
+  std::vector<float> make_integers(Stored& rows, std::mt19937& rng, float magnitude) const {
+    std::uniform_real_distribution<float> steps(-127, 127), scale_of(0, magnitude / 127);
+    for (int64_t i = 0; i < n_rows * dim; ++i) rows.set(i, steps(rng));
+    std::vector<float> scales;
+    for (int64_t row = 0; row < n_rows; ++row) scales.push_back(row % 11 == 5 ? 0.0f : scale_of(rng));
+    return scales;
+  }
+
+  double key_scale(int64_t row) const { return key_scales.empty() ? 1 : double{key_scales[size_t(row)]}; }
+  double value_scale(int64_t row) const { return value_scales.empty() ? 1 : double{value_scales[size_t(row)]}; }
 };
 
 struct State {
@@ -44,7 +61,9 @@ void run(const Kernels& table, const Problem& p, State& state, int64_t begin, in
   table.attend({p.queries.data() + begin * p.dim, end - begin, p.dim, p.scale, p.keys.data(), p.values.data(),
                 p.keys.dtype, p.ranges.data(), static_cast<int64_t>(p.ranges.size()),
                 p.visible.empty() ? nullptr : p.visible.data() + begin, p.bias.empty() ? nullptr : p.bias.data(),
-                state.acc.data() + begin * p.dim, state.max.data() + begin, state.sum.data() + begin});
+                state.acc.data() + begin * p.dim, state.max.data() + begin, state.sum.data() + begin,
+                p.key_scales.empty() ? nullptr : p.key_scales.data(),
+                p.value_scales.empty() ? nullptr : p.value_scales.data()});
 }
 
 State run(const Kernels& table, const Problem& p) {
@@ -62,9 +81,9 @@ struct Expected {
 
 // Softmax of one query in double.
 //
-// Bound: a logit is off by (dim + 3) roundings of its terms (the product with scale and the bias included), so is the
-// exponential, relatively, plus one rounding of logit - max and 2 ulp of exp; an accumulator is added to and rescaled
-// (exp: 2 ulp = 4 units, product: 1) at most once per row.
+// Bound: a logit is off by (dim + 4) roundings of its terms (the products with both scales and the bias included), so
+// is the exponential, relatively, plus one rounding of logit - max, 2 ulp of exp and a product with the value's scale;
+// an accumulator is added to and rescaled (exp: 2 ulp = 4 units, product: 1) at most once per row.
 Expected expected(const Problem& p, int64_t query) {
   Expected e{std::vector<double>(size_t(p.dim)), 0, 0, 0};
   std::vector<std::pair<double, int64_t>> logits;
@@ -75,9 +94,10 @@ Expected expected(const Problem& p, int64_t query) {
       const double bias = p.bias.empty() ? 0 : double{p.bias[size_t(row)]};
       if (bias == -INFINITY) continue;
       const Dot d = dot(p.queries, query * p.dim, p.keys, row * p.dim, p.dim);
-      const double size = std::abs(double{p.scale}) * d.size + std::abs(bias);
-      logit_error = std::max(logit_error, static_cast<double>(p.dim + 3) * kUnit * size + 2 * kUnit * size);
-      logits.push_back({double{p.scale} * d.value + bias, row});
+      const double scale = double{p.scale} * p.key_scale(row);
+      const double size = std::abs(scale) * d.size + std::abs(bias);
+      logit_error = std::max(logit_error, static_cast<double>(p.dim + 4) * kUnit * size + 2 * kUnit * size);
+      logits.push_back({scale * d.value + bias, row});
       max = std::max(max, logits.back().first);
     }
   }
@@ -85,12 +105,14 @@ Expected expected(const Problem& p, int64_t query) {
   for (const auto& [logit, row] : logits) {
     const double weight = std::exp(logit - max);
     sum += weight;
-    for (int64_t c = 0; c < p.dim; ++c) e.output[size_t(c)] += weight * double{p.values[row * p.dim + c]};
+    for (int64_t c = 0; c < p.dim; ++c) {
+      e.output[size_t(c)] += weight * p.value_scale(row) * double{p.values[row * p.dim + c]};
+    }
   }
   for (double& x : e.output) x /= sum;
   e.n_seen = static_cast<int64_t>(logits.size());
   e.log_sum_exp = max + std::log(sum);
-  e.bound = 2 * logit_error + 4 * kUnit + 6 * kUnit * static_cast<double>(e.n_seen);
+  e.bound = 2 * logit_error + 5 * kUnit + 6 * kUnit * static_cast<double>(e.n_seen);
   return e;
 }
 
@@ -115,6 +137,7 @@ void check(const Problem& p, const State& state) {
 
 // Both regimes of every table: up to 8 query rows, and more.
 const int64_t kQueryCounts[] = {1, 2, 4, 5, 8, 9, 16, 33};
+const DType kAttendDTypes[] = {DType::f32, DType::f16, DType::bf16, DType::i8};
 
 TEST_SUITE("attend") {
   TEST_CASE("any number of rows and queries, any head_dim, any type") {
@@ -124,7 +147,7 @@ TEST_SUITE("attend") {
       for (const int64_t n_rows : kSizes) {
         for (const int64_t n_queries : kQueryCounts) {
           const int64_t dims[] = {1, 8, 15, 16, 33, 64, 80, 96, 128};
-          const Problem p(n_queries, dims[turn % 9], n_rows, kDTypes[turn % 3], rng);
+          const Problem p(n_queries, dims[turn % 9], n_rows, kAttendDTypes[(turn + turn / 8) % 4], rng);
           ++turn;
           CAPTURE(table->isa);
           CAPTURE(n_rows);
@@ -143,6 +166,10 @@ TEST_SUITE("attend") {
       check(wide, run(*table, wide));
       const Problem few(3, kMaxHeadDim, 101, DType::f16, rng);
       check(few, run(*table, few));
+      for (const int64_t n_queries : {3, 9}) {
+        const Problem integers(n_queries, kMaxHeadDim, 101, DType::i8, rng);
+        check(integers, run(*table, integers));
+      }
       const Problem tall(131, 16, 200, DType::f32, rng);
       check(tall, run(*table, tall));
     }
@@ -164,14 +191,16 @@ TEST_SUITE("attend") {
     std::mt19937 rng(14);
     for (const Kernels* table : tables_under_test()) {
       for (const int64_t n_queries : {4, 20}) {
-        Problem p(n_queries, 64, 400, DType::bf16, rng);
-        p.ranges = {{390, 400}, {0, 0}, {5, 5}};
-        for (int32_t row = 1; row < 380; row += 3) p.ranges.push_back({row, row + 1 + row % 2});
-        check(p, run(*table, p));
-        for (int64_t i = 0; i < n_queries; ++i) p.visible.push_back(17 * i + 1);
-        check(p, run(*table, p));
-        p.ranges.clear();
-        check(p, run(*table, p));
+        for (const DType dtype : {DType::bf16, DType::i8}) {
+          Problem p(n_queries, 64, 400, dtype, rng);
+          p.ranges = {{390, 400}, {0, 0}, {5, 5}};
+          for (int32_t row = 1; row < 380; row += 3) p.ranges.push_back({row, row + 1 + row % 2});
+          check(p, run(*table, p));
+          for (int64_t i = 0; i < n_queries; ++i) p.visible.push_back(17 * i + 1);
+          check(p, run(*table, p));
+          p.ranges.clear();
+          check(p, run(*table, p));
+        }
       }
     }
   }
@@ -261,15 +290,17 @@ TEST_SUITE("attend") {
     std::mt19937 rng(20);
     for (const Kernels* table : tables_under_test()) {
       for (const auto& [n_queries, cut] : {std::pair<int64_t, int64_t>{4, 1}, {8, 5}, {100, 43}, {300, 150}}) {
-        Problem p(n_queries, 40, 333, DType::bf16, rng);
-        p.ranges = {{0, 90}, {95, 96}, {99, 333}};
-        for (int64_t i = 0; i < n_queries; ++i) p.visible.push_back(40 + i);
-        const State whole = run(*table, p);
-        State parts(p);
-        run(*table, p, parts, 0, cut);
-        run(*table, p, parts, cut, n_queries);
-        CHECK(parts == whole);
-        check(p, parts);
+        for (const DType dtype : {DType::bf16, DType::i8}) {
+          Problem p(n_queries, 40, 333, dtype, rng);
+          p.ranges = {{0, 90}, {95, 96}, {99, 333}};
+          for (int64_t i = 0; i < n_queries; ++i) p.visible.push_back(40 + i);
+          const State whole = run(*table, p);
+          State parts(p);
+          run(*table, p, parts, 0, cut);
+          run(*table, p, parts, cut, n_queries);
+          CHECK(parts == whole);
+          check(p, parts);
+        }
       }
     }
   }

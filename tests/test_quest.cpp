@@ -6,6 +6,7 @@
 #include <set>
 
 #include "lib/attention/key_choice.hpp"
+#include "lib/index/quantise_kv.hpp"
 #include "tests/made_attention.hpp"
 
 namespace squeeze {
@@ -47,6 +48,27 @@ TEST_SUITE("quest") {
         }
       }
       CHECK(pages.n_bytes() == 2 * 13 * 16 * static_cast<int64_t>(size_of(dtype)));
+    }
+  }
+
+  TEST_CASE("bounds of keys in 8 bits are rounded as they are") {
+    MadeContext made(1, 205, 16, DType::bf16, {{.count = 12}});
+    quantise_kv(made.layer);
+    const HeadView head = made.layer.head(0);
+    HeadView wide = head;
+    Tensor keys(DType::f32, head.keys.shape());
+    head.key_rows().widen(0, head.n_tokens(), keys.f32());
+    wide.keys = keys;
+    wide.key_scales = {};
+    const Pages pages = make_pages(head), exact = make_pages(wide);
+    CHECK(pages.n_bytes() == 2 * 13 * (16 + 4));
+    for (int64_t page = 0; page < 13; ++page) {
+      float rounded[16];
+      pages.max_rows().widen(page, page + 1, rounded);
+      for (int64_t c = 0; c < 16; ++c) {
+        const float step = pages.max_scales[static_cast<size_t>(page)];
+        CHECK(std::abs(rounded[c] - exact.max.f32()[page * 16 + c]) <= 0.5001f * step);
+      }
     }
   }
 

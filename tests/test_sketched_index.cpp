@@ -2,10 +2,8 @@
 // version 1 stays usable.
 #include <cmath>
 
-#include "formats/h5.hpp"
-#include "formats/kv_context.hpp"
-#include "formats/kv_index_calibration.hpp"
 #include "lib/attention/context_attention.hpp"
+#include "tests/empty_index.hpp"
 #include "tests/made_sketched_index.hpp"
 
 using namespace squeeze;
@@ -15,63 +13,6 @@ namespace {
 const std::string kGolden = SQUEEZE_SOURCE_DIR "/tests/golden/files/";
 
 std::string golden_name(const MadeIndexKind& kind) { return kGolden + "index_v2_" + name_of(kind.dtype) + ".sqz.h5"; }
-
-// Overwrites one element of a dataset of a whole index.
-template <class T>
-void poke(const std::string& path, const std::string& name, h5::Type type, const Shape& shape, int64_t i, T value) {
-  const h5::Extent extent = h5::Reader(path).extent(name, type, shape);
-  REQUIRE(extent.n_bytes == static_cast<size_t>(shape.n_elements()) * sizeof value);
-  std::string bytes = read_bytes(path);
-  std::memcpy(bytes.data() + extent.offset + static_cast<size_t>(i) * sizeof value, &value, sizeof value);
-  write_bytes(path, bytes);
-}
-
-// An index file with everything in its place and no data; attributes and datasets can be changed one by one.
-struct EmptyIndex {
-  std::string centroid_type = "i8", left_out = "none";
-  int64_t sketch_bits = 1;
-  uint64_t rotation_seed = kRotationSeed;
-  int64_t code_bytes = 1;
-
-  std::string error(const TemporaryFolder& folder) const {
-    const std::string path = folder / "empty";
-    write(path);
-    poke(path, "/complete", h5::Type::i32, {1}, 0, int32_t{1});
-    const std::string why = error_of([&] { KvIndex index(path); });
-    CHECK(contains(why, path));
-    return why;
-  }
-
-  void write(const std::string& path) const {
-    h5::Skeleton file(path, 64);
-    save_context(file, kIndexFormat, made_context());
-    for (const char* name : {"n_sinks", "n_window", "iterations", "n_levels"}) file.attribute(name, int64_t{1});
-    file.attribute("metric", "l2");
-    file.attribute("seed", uint64_t{1});
-    file.attribute("level_0_share", 0.5);
-    file.attribute("level_0_count", int64_t{2});
-    if (left_out != "centroid_type") file.attribute("centroid_type", centroid_type);
-    if (left_out != "sketch_bits") file.attribute("sketch_bits", sketch_bits);
-    if (left_out != "rotation_seed") file.attribute("rotation_seed", rotation_seed);
-    create_calibration(file, {1, sketch_bits > 0, 2, 2});
-    const auto add = [&](const std::string& name, h5::Type type, const Shape& shape) {
-      if (!left_out.ends_with(name)) file.dataset(name, type, shape);
-    };
-    for (const std::string layer : {"/layers/00/", "/layers/01/"}) {
-      for (const char* name : {"keys", "values"}) add(layer + name, h5::Type::bf16, {2, 12, 3});
-      add(layer + "token_of_row", h5::Type::i32, {2, 12});
-      add(layer + "sketches", h5::Type::u8, {2, 10, code_bytes});
-      add(layer + "sketch_scales", h5::Type::f16, {2, 10});
-      for (const char* name : {"centroids", "value_means"}) add(layer + "levels/0/" + name, h5::Type::i8, {2, 2, 3});
-      for (const char* name : {"centroid_scales", "value_scales"}) {
-        add(layer + "levels/0/" + name, h5::Type::f32, {2, 2});
-      }
-      add(layer + "levels/0/first_row", h5::Type::i32, {2, 3});
-      add(layer + "levels/0/n_clusters", h5::Type::i32, {2});
-    }
-    file.close();
-  }
-};
 
 }  // namespace
 
@@ -208,8 +149,8 @@ TEST_SUITE("sketched_index") {
     };
     const std::string layer = "/layers/01";
     for (const float bad : {NAN, -0.5f, INFINITY}) {
-      refused(layer + "/levels/1/centroid_scales", h5::Type::f32, {2, 4}, 6, bad, "head 1: a centroid's scale");
-      refused(layer + "/levels/0/value_scales", h5::Type::f32, {2, 2}, 1, bad, "head 0: a centroid's scale");
+      refused(layer + "/levels/1/centroid_scales", h5::Type::f32, {2, 4}, 6, bad, "head 1: the scale of a centroid");
+      refused(layer + "/levels/0/value_scales", h5::Type::f32, {2, 2}, 1, bad, "head 0: the scale of a value mean");
       refused("/calibration/head_shares", h5::Type::f32, {8, 22, 2, 2}, 87, bad, "shares from 0 to 1");
     }
     refused("/calibration/head_shares", h5::Type::f32, {8, 22, 2, 2}, 88 + 3, 1.5f, "shares from 0 to 1");

@@ -87,6 +87,7 @@ Json describe_index(const KvIndex& index) {
   std::vector<int> blocks;
   for (const BlockCalibration& block : calibration.blocks) blocks.push_back(block.block_size);
   info["dtype"] = name_of(index.dtype());
+  info["kv"] = name_of(index.kv_dtype());
   info["sinks"] = options.n_sinks;
   info["window"] = options.n_window;
   info["metric"] = options.metric == Metric::cosine ? "cosine" : "l2";

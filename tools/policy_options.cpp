@@ -32,10 +32,7 @@ double parse_budget(const std::string& text) {
 // Above 1 a budget is in bytes of all layers and heads.
 NamedPolicy resolved(NamedPolicy policy, const KvIndex& index) {
   if (policy.name != "budget" || !(policy.value > 1)) return policy;
-  const ModelInfo& model = index.context().model;
-  const double dense = 2.0 * static_cast<double>(size_of(index.dtype())) * model.head_dim * model.n_kv_heads *
-                       model.n_layers * static_cast<double>(index.context().n_tokens());
-  return {policy.name, std::min(1.0, policy.value / dense)};
+  return {policy.name, std::min(1.0, policy.value / static_cast<double>(index.kv_bytes()))};
 }
 
 NamedPolicy chosen(const PolicyOptions& o) {

@@ -58,11 +58,7 @@ Json curves_json(const std::vector<Curve>& curves) {
 }
 
 Json index_json(const KvIndex& index) {
-  const ModelInfo& m = index.context().model;
-  const auto row_bytes = static_cast<int64_t>(size_of(index.dtype())) * m.head_dim;
-  Json info = {{"file", index.path()},
-               {"bytes", index.file_bytes()},
-               {"kv_bytes", 2 * m.n_layers * m.n_kv_heads * index.context().n_tokens() * row_bytes}};
+  Json info = {{"file", index.path()}, {"bytes", index.file_bytes()}, {"kv_bytes", index.kv_bytes()}};
   info.update(describe_index(index));
   return info;
 }

@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "formats/kv_index.hpp"
 #include "lib/index/sketch.hpp"
+#include "tools/build_table.hpp"
 #include "tools/calibration_queries.hpp"
 #include "tools/context_source.hpp"
 #include "tools/tool.hpp"
@@ -33,7 +34,7 @@ struct Options {
   SourceOptions source;
   std::string input, output;
   std::string leaf = "2.5%", coarse = "auto", metric = "cosine", centroids = "int8", calibrate = "window";
-  std::string gqa_select = "group-mean";
+  std::string gqa_select = "group-mean", kv = "keys";
   std::vector<std::string> levels;
   IndexOptions index = with_sketches(1);
   double coarse_keep = 0, sketch_keep = kDefaultSketchKeep;
@@ -62,6 +63,9 @@ void bind(CLI::App& app, Options& o) {
       ->check(CLI::Range(0.01, 1.0));
   app.add_option("--centroids", o.centroids, "Storage of centroids and value means: int8, or the type of the keys")
       ->check(CLI::IsMember({"int8", "keys"}))
+      ->capture_default_str();
+  app.add_option("--kv", o.kv, "Storage of keys and values: the type of the keys, or int8 with a scale per row")
+      ->check(CLI::IsMember({"keys", "int8"}))
       ->capture_default_str();
   app.add_option("--sketch", o.index.sketch_bits, "Bits per key and dimension that tell a cluster's keys apart")
       ->check(CLI::Range(0, 2))
@@ -126,6 +130,7 @@ IndexOptions index_options(const Options& o, int64_t n_tokens) {
   }
   options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
   options.quantise_centroids = o.centroids == "int8";
+  options.quantise_kv = o.kv == "int8";
   return options;
 }
 
@@ -143,73 +148,6 @@ std::vector<double> upper_keep(const Options& o, const IndexOptions& options, in
 
 GqaSelect parse_gqa(const std::string& name) {
   return name == "group-max" ? GqaSelect::group_max : name == "per-head" ? GqaSelect::per_head : GqaSelect::group_mean;
-}
-
-struct LayerRow {
-  int layer = 0;
-  std::vector<int64_t> clusters;  // per level, summed over KV heads
-  int32_t biggest = 0, smallest = INT32_MAX;
-  double inertia = 0;  // mean over KV heads
-  double seconds = 0;
-};
-
-LayerRow summarise(int layer, const IndexLayer& index, double seconds) {
-  LayerRow row{layer, std::vector<int64_t>(index.heads[0].levels.size()), 0, INT32_MAX, 0, seconds};
-  for (const HeadIndex& head : index.heads) {
-    for (size_t k = 0; k < head.levels.size(); ++k) row.clusters[k] += head.levels[k].view().n_clusters();
-    const LevelView leaves = head.levels.back().view();
-    for (int64_t i = 0; i < leaves.n_clusters(); ++i) {
-      row.biggest = std::max(row.biggest, leaves.n_rows(i));
-      row.smallest = std::min(row.smallest, leaves.n_rows(i));
-    }
-    row.inertia += head.inertia / static_cast<double>(index.heads.size());
-  }
-  return row;
-}
-
-void print_header(const Options& o) {
-  if (o.json) return;
-  fmt::print("{:>5}  {:>14}  {:>8}  {:>8}  {:>8}  {:>8}\n", "layer", "clusters", "biggest", "smallest", "inertia",
-             "seconds");
-}
-
-void print_row(const Options& o, const LayerRow& row) {
-  if (o.json) return;
-  end_progress();
-  std::string clusters;
-  for (const int64_t n : row.clusters) clusters += fmt::format("{}{}", clusters.empty() ? "" : " / ", n);
-  fmt::print("{:>5}  {:>14}  {:>8}  {:>8}  {:>8.4f}  {:>8.2f}\n", row.layer, clusters, row.biggest, row.smallest,
-             row.inertia, row.seconds);
-  std::fflush(stdout);
-}
-
-int64_t cache_bytes(const Context& context, DType dtype) {
-  const ModelInfo& m = context.model;
-  return 2 * context.n_tokens() * m.n_layers * m.n_kv_heads * m.head_dim * static_cast<int64_t>(size_of(dtype));
-}
-
-void print_summary(const Options& o, const Context& context, DType dtype, const std::vector<LayerRow>& rows,
-                   double seconds) {
-  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(o.output));
-  const double share = double(bytes) / double(cache_bytes(context, dtype));
-  if (!o.json) {
-    fmt::print("{}: {} ({:.1f} % of the KV cache), {:.1f} s\n", o.output, human_bytes(double(bytes)), 100 * share,
-               seconds);
-    return;
-  }
-  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
-  for (const LayerRow& row : rows) {
-    layers.push_back({{"layer", row.layer},
-                      {"clusters", row.clusters},
-                      {"biggest", row.biggest},
-                      {"smallest", row.smallest},
-                      {"inertia", row.inertia},
-                      {"seconds", row.seconds}});
-  }
-  const nlohmann::ordered_json summary = {{"output", o.output}, {"n_tokens", context.n_tokens()},
-                                          {"bytes", bytes},     {"of_kv_cache", share},
-                                          {"seconds", seconds}, {"layers", layers}};
-  fmt::print("{}\n", summary.dump());
 }
 
 // Where each question begins among the calibration queries: where positions do not ascend.
@@ -245,7 +183,7 @@ class Build {
         query_positions_(std::move(query_positions)),
         writer_(o.output, context, dtype, options_, {o.force, o.resume}, query_positions_) {
     if (writer_.n_layers_done() > 0) note(o.common, fmt::format("resuming after layer {}", writer_.n_layers_done()));
-    print_header(o);
+    table_.emplace(o.json);
   }
   KvIndexWriter& writer() { return writer_; }
 
@@ -260,8 +198,7 @@ class Build {
                                          : slice_dim1(kv.queries, n_queries - std::ssize(query_positions_), n_queries);
     const IndexLayer index = clustered(layer, kv);
     writer_.write_layer(layer, index, hidden, queries);
-    rows_.push_back(summarise(layer, index, std::chrono::duration<double>(Clock::now() - start).count()));
-    print_row(o_, rows_.back());
+    table_->add(layer, index, std::chrono::duration<double>(Clock::now() - start).count());
   }
 
   IndexLayer clustered(int layer, const KvLayerView& kv) const {
@@ -275,7 +212,7 @@ class Build {
   void finish() {
     calibrate_index(writer_, context_, o_, query_positions_);
     writer_.finish();
-    print_summary(o_, context_, dtype_, rows_, std::chrono::duration<double>(Clock::now() - start_).count());
+    table_->finish(o_.output, context_, dtype_, std::chrono::duration<double>(Clock::now() - start_).count());
   }
 
  private:
@@ -286,7 +223,7 @@ class Build {
   IndexOptions options_;
   std::vector<int32_t> query_positions_;
   KvIndexWriter writer_;
-  std::vector<LayerRow> rows_;
+  std::optional<BuildTable> table_;  // begun when the output is known to be writable
 };
 
 // Bytes of keys, values, centroids, value means and sketches; of the file up to the tables around them.
@@ -302,9 +239,11 @@ int dry_run(const Options& o, const Context& context, DType dtype, int64_t prefi
   if (options.sketch_bits > 0) {
     extra += double(context.n_tokens()) * double(sketch_bytes(options.sketch_bits, context.model.head_dim));
   }
-  const double share = 1 + extra / (2 * row_bytes * double(context.n_tokens()));
+  const double kv_share = options.quantise_kv ? (head_dim + 4) / row_bytes : 1;
+  const double share = kv_share + extra / (2 * row_bytes * double(context.n_tokens()));
   const double layer = double(cache) / context.model.n_layers;
-  const double memory = 2 * layer * share + double(prefill_memory);
+  // Keys and values are rounded when the layer is done.
+  const double memory = layer * (1 + share + (options.quantise_kv ? 1 : share)) + double(prefill_memory);
   if (o.json) {
     fmt::print("{}\n", nlohmann::ordered_json{{"output", o.output},
                                               {"n_tokens", context.n_tokens()},

@@ -84,7 +84,8 @@ void accumulate_row(const AttendArgs& a, int64_t query, int64_t row, float logit
   }
   const float weight = std::exp(logit - a.max[query]);
   a.sum[query] += weight;
-  for (int64_t c = 0; c < a.dim; ++c) acc[c] += weight * load_element(a.values, a.dtype, row * a.dim + c);
+  const float factor = a.value_scales ? weight * a.value_scales[row] : weight;
+  for (int64_t c = 0; c < a.dim; ++c) acc[c] += factor * load_element(a.values, a.dtype, row * a.dim + c);
 }
 
 void attend(const AttendArgs& a) {
@@ -92,7 +93,8 @@ void attend(const AttendArgs& a) {
     for (int64_t r = 0; r < a.n_ranges; ++r) {
       for (int64_t row = a.ranges[r].begin; row < a.ranges[r].end; ++row) {
         if (a.visible && row >= a.visible[query]) break;
-        const double logit = double{a.scale} * dot(a.queries + query * a.dim, a.keys, a.dtype, row, a.dim);
+        const double scale = a.key_scales ? double{a.scale} * double{a.key_scales[row]} : double{a.scale};
+        const double logit = scale * dot(a.queries + query * a.dim, a.keys, a.dtype, row, a.dim);
         const float bias = a.row_bias ? a.row_bias[row] : 0.0f;
         if (bias == -INFINITY) continue;
         accumulate_row(a, query, row, static_cast<float>(logit) + bias);

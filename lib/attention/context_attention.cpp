@@ -37,6 +37,11 @@ void scatter_output(TensorView rows, int kv_head, int group_size, int64_t first_
 
 }  // namespace
 
+DType ContextView::tail_dtype() const {
+  const DType dtype = layers[0][0].keys.dtype();
+  return dtype == DType::i8 ? float_type : dtype;
+}
+
 struct ContextAttention::Block {
   int kv_head;
   int64_t begin, end;  // tokens of the call
@@ -204,7 +209,7 @@ Tensor ContextAttention::attend(const AttentionInput& input) {
   usage_.lookup_ms += ms_since(lookup_start);
 
   const auto attention_start = std::chrono::steady_clock::now();
-  tails_[static_cast<size_t>(input.layer)].append(input.keys, input.values, context_.layers[0][0].keys.dtype());
+  tails_[static_cast<size_t>(input.layer)].append(input.keys, input.values, context_.tail_dtype());
   std::vector<AttentionState> states;
   for (const Block& block : blocks) states.emplace_back(block.queries.size(0), context_.model.head_dim);
   attend_parts(plan(input.layer, blocks, selections, n), context_.model.softmax_scale, states);

@@ -16,12 +16,15 @@ namespace squeeze {
 struct ContextView {
   ModelInfo model;
   std::vector<std::vector<HeadView>> layers;  // [n_layers][n_kv_heads]
+  DType float_type = DType::bf16;             // of the tail where the context's keys and values are i8
+
+  DType tail_dtype() const;
 };
 
 class ContextAttention final : public Attention {
  public:
   // `context` outlives this. The tokens of an attend() call select in blocks of query_block tokens (0: all together),
-  // one selection per block and KV head. The tail is kept in the dtype of the context's keys. Throws if the view's
+  // one selection per block and KV head. The tail is kept in context.tail_dtype(). Throws if the view's
   // shapes do not fit its model, or query_block is negative.
   ContextAttention(const ContextView& context, Policy policy, Rest rest, int64_t query_block = 0);
   ~ContextAttention() override;

@@ -27,7 +27,7 @@ std::vector<int64_t> visible_rows(const HeadView& head, std::span<const int64_t>
 AttendPart row_part(const HeadView& head, const Selection& selection, std::span<const int64_t> visible_tokens) {
   const auto n_tokens = static_cast<int32_t>(head.n_tokens());
   const int32_t window_begin = n_tokens - head.n_window;
-  AttendPart part{head.keys, head.values, {}, visible_rows(head, visible_tokens)};
+  AttendPart part{head.keys, head.values, {}, visible_rows(head, visible_tokens), head.key_scales, head.value_scales};
   append_range(part.ranges, {0, head.n_sinks});
   for (const RowRange& range : selection.ranges) {
     if (range.begin < head.n_sinks || range.end > window_begin) {

@@ -1,4 +1,4 @@
-// Logits of centroids by the kernels, a tile of widened rows at a time.
+// Logits of the centroids in play, and what becomes of the clusters.
 #include "lib/attention/descent.hpp"
 
 #include <algorithm>
@@ -7,11 +7,6 @@
 #include "lib/core/error.hpp"
 
 namespace squeeze {
-namespace {
-
-constexpr int64_t kTileRows = 64;  // centroids that are widened at once
-
-}  // namespace
 
 Descent::Descent(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block)
     : head_(head), queries_(queries), scale_(softmax_scale), block_(block), dropped_(block.n_rows) {
@@ -54,33 +49,12 @@ const BlockScores& Descent::score() {
 }
 
 void Descent::compute_logits() {
-  const int64_t dim = queries_.size(1);
   const ScaledRows centroids = level().centroid_rows();
   logits_ = Tensor(DType::f32, {block_.n_rows, in_play_.size()});
   float* out = logits_.f32();
-  Tensor tile(DType::f32, {kTileRows, dim});
-  const auto score_rows = [&](const void* rows, DType dtype, int64_t n) {
-    kernels().scores({.queries = queries_.f32(),
-                      .n_queries = block_.n_rows,
-                      .rows = rows,
-                      .dtype = dtype,
-                      .n_rows = n,
-                      .dim = dim,
-                      .scale = scale_,
-                      .out = out,
-                      .out_stride = in_play_.size()});
-    out += n;
-  };
   for (const RowRange& run : in_play_.runs()) {
-    if (centroids.scales.empty()) {
-      score_rows(centroids.rows.at(run.begin * dim), centroids.rows.dtype(), run.end - run.begin);
-      continue;
-    }
-    for (int64_t begin = run.begin; begin < run.end; begin += kTileRows) {
-      const int64_t end = std::min<int64_t>(run.end, begin + kTileRows);
-      centroids.widen(begin, end, tile.f32());
-      score_rows(tile.data(), DType::f32, end - begin);
-    }
+    centroids.scores(queries_, run.begin, run.end, scale_, out, in_play_.size());
+    out += run.end - run.begin;
   }
 }
 

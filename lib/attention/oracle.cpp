@@ -10,17 +10,8 @@ namespace {
 
 std::vector<double> mean_attention(const HeadView& head, TensorView queries, float softmax_scale) {
   const int64_t n = head.n_clustered();
-  const int64_t head_dim = head.keys.size(1);
   return mean_softmax(queries.size(0), n, [&](int64_t begin, int64_t end, float* out) {
-    kernels().scores({.queries = queries.f32() + begin * head_dim,
-                      .n_queries = end - begin,
-                      .rows = head.keys.at(head.n_sinks * head_dim),
-                      .dtype = head.keys.dtype(),
-                      .n_rows = n,
-                      .dim = head_dim,
-                      .scale = softmax_scale,
-                      .out = out,
-                      .out_stride = n});
+    head.key_rows().scores(queries.slice(begin, end), head.n_sinks, head.n_sinks + n, softmax_scale, out, n);
   });
 }
 

@@ -30,7 +30,8 @@ struct Task {
 };
 
 int64_t chunk_rows(const AttendPart& part) {
-  const int64_t row_bytes = 2 * part.keys.size(1) * static_cast<int64_t>(size_of(part.keys.dtype()));
+  const int64_t row_bytes =
+      ScaledRows{part.keys, part.key_scales}.row_bytes() + ScaledRows{part.values, part.value_scales}.row_bytes();
   return std::max(kMinChunkRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
 }
 
@@ -85,7 +86,9 @@ void attend_chunk(const Task& task, const Chunk& chunk, float softmax_scale, Att
                     .row_bias = nullptr,
                     .acc = state.acc.f32(),
                     .max = state.max.data(),
-                    .sum = state.sum.data()});
+                    .sum = state.sum.data(),
+                    .key_scales = part.key_scales.data(),
+                    .value_scales = part.value_scales.data()});
 }
 
 AttentionState run(const Task& task, float softmax_scale) {
@@ -108,6 +111,11 @@ void check_part(const AttendPart& part, const AttendWork& work) {
       part.keys.size(1) != work.queries.size(1)) {
     fail("attention: queries {}, keys {} ({}) and values {} ({}) do not fit together", work.queries.shape().str(),
          part.keys.shape().str(), name_of(part.keys.dtype()), part.values.shape().str(), name_of(part.values.dtype()));
+  }
+  const size_t n_scales = part.keys.dtype() == DType::i8 ? static_cast<size_t>(n_rows) : 0;
+  if (part.key_scales.size() != n_scales || part.value_scales.size() != n_scales) {
+    fail("attention: {} rows of {} need {} scales, found {} of keys and {} of values", n_rows,
+         name_of(part.keys.dtype()), n_scales, part.key_scales.size(), part.value_scales.size());
   }
   if (!part.visible.empty() && part.visible.size() != n_queries) {
     fail("attention: {} query rows, but the visible rows of {} are given", n_queries, part.visible.size());

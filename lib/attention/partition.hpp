@@ -18,7 +18,9 @@ struct AttendPart {
   TensorView keys;    // [*, head_dim]
   TensorView values;  // same shape and dtype
   std::vector<RowRange> ranges;
-  std::vector<int64_t> visible;  // per query row, the rows below it may be seen; empty: all
+  std::vector<int64_t> visible;            // per query row, the rows below it may be seen; empty: all
+  std::span<const float> key_scales = {};  // [*] if keys and values are i8
+  std::span<const float> value_scales = {};
 };
 
 // One KV head: its queries attend to the union of the parts' rows.

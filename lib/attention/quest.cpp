@@ -2,7 +2,6 @@
 #include "lib/attention/quest.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -36,16 +35,12 @@ class PageStore {
   std::map<std::pair<int, int>, Entry> entries_;
 };
 
-// Widens one page's bounds by a key.
-void include_key(const HeadView& head, int32_t row, int64_t page, Pages& pages) {
-  const DType dtype = head.keys.dtype();
-  const int64_t head_dim = head.keys.size(1);
-  for (int64_t c = 0; c < head_dim; ++c) {
-    const float key = load_element(head.keys.data(), dtype, row * head_dim + c);
-    const int64_t i = page * head_dim + c;
-    if (key < load_element(pages.min.data(), dtype, i)) store_element(pages.min.data(), dtype, i, key);
-    if (key > load_element(pages.max.data(), dtype, i)) store_element(pages.max.data(), dtype, i, key);
-  }
+// Bounds [n_pages, head_dim] in the type of the keys; scales: those of i8.
+Tensor stored(const Tensor& bounds, DType dtype, std::vector<float>& scales) {
+  if (dtype != DType::i8) return convert(bounds, dtype);
+  QuantisedRows rounded = quantise(bounds);
+  scales = std::move(rounded.scales);
+  return std::move(rounded.rows);
 }
 
 // Queries with only the positive, and only the negative components: bound = positive·max + negative·min.
@@ -76,41 +71,35 @@ Selection best_pages(const Pages& pages, const std::vector<double>& weights, int
 Pages make_pages(const HeadView& head) {
   const int64_t n_pages = (head.n_clustered() + kPageTokens - 1) / kPageTokens;
   const Shape shape{n_pages, head.keys.size(1)};
-  Pages pages{Tensor(head.keys.dtype(), shape), Tensor(head.keys.dtype(), shape),
-              std::vector<int32_t>(static_cast<size_t>(head.n_clustered()))};
+  Pages pages;
+  pages.row_of_token.resize(static_cast<size_t>(head.n_clustered()));
   for (int32_t row = head.n_sinks; row < head.n_tokens() - head.n_window; ++row) {
     const int32_t token = head.token_of_row[static_cast<size_t>(row)];
     pages.row_of_token[static_cast<size_t>(token - head.n_sinks)] = row;
   }
+  Tensor min(DType::f32, shape), max(DType::f32, shape);
+  std::vector<float> key(static_cast<size_t>(shape[1]));
   for (int64_t i = 0; i < head.n_clustered(); ++i) {
     const int32_t row = pages.row_of_token[static_cast<size_t>(i)];
-    const int64_t page = i / kPageTokens;
-    if (i % kPageTokens == 0) {
-      const TensorView key = head.keys[row];
-      std::memcpy(pages.min.at(page * shape[1]), key.data(), key.n_bytes());
-      std::memcpy(pages.max.at(page * shape[1]), key.data(), key.n_bytes());
+    head.key_rows().widen(row, row + 1, key.data());
+    float* least = min.f32() + i / kPageTokens * shape[1];
+    float* largest = max.f32() + i / kPageTokens * shape[1];
+    for (size_t c = 0; c < key.size(); ++c) {
+      const bool first = i % kPageTokens == 0;
+      least[c] = first ? key[c] : std::min(least[c], key[c]);
+      largest[c] = first ? key[c] : std::max(largest[c], key[c]);
     }
-    include_key(head, row, page, pages);
   }
+  pages.min = stored(min, head.keys.dtype(), pages.min_scales);
+  pages.max = stored(max, head.keys.dtype(), pages.max_scales);
   return pages;
 }
 
 void page_bounds(const Pages& pages, TensorView queries, float scale, float* out) {
   const int64_t n_pages = pages.n_pages();
-  const auto score = [&](const Tensor& side, const Tensor& bounds, float* scores) {
-    kernels().scores({.queries = side.f32(),
-                      .n_queries = side.size(0),
-                      .rows = bounds.data(),
-                      .dtype = bounds.dtype(),
-                      .n_rows = n_pages,
-                      .dim = bounds.size(1),
-                      .scale = scale,
-                      .out = scores,
-                      .out_stride = n_pages});
-  };
   std::vector<float> negative(static_cast<size_t>(queries.size(0) * n_pages));
-  score(one_sign(queries, true), pages.max, out);
-  score(one_sign(queries, false), pages.min, negative.data());
+  pages.max_rows().scores(one_sign(queries, true), 0, n_pages, scale, out, n_pages);
+  pages.min_rows().scores(one_sign(queries, false), 0, n_pages, scale, negative.data(), n_pages);
   for (size_t i = 0; i < negative.size(); ++i) out[i] += negative[i];
 }
 

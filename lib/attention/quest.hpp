@@ -14,9 +14,12 @@ inline constexpr int64_t kPageTokens = 16;  // the paper's
 struct Pages {
   Tensor min, max;                    // [n_pages, head_dim], per channel over the page's keys, in the keys' dtype
   std::vector<int32_t> row_of_token;  // [n_clustered], of token n_sinks + i
+  std::vector<float> min_scales, max_scales;  // [n_pages] if the keys are i8: bounds are rounded as they are
 
+  ScaledRows min_rows() const { return {min, min_scales}; }
+  ScaledRows max_rows() const { return {max, max_scales}; }
   int64_t n_pages() const { return min.size(0); }
-  int64_t n_bytes() const { return static_cast<int64_t>(min.n_bytes() + max.n_bytes()); }
+  int64_t n_bytes() const { return n_pages() * (min_rows().row_bytes() + max_rows().row_bytes()); }
 };
 Pages make_pages(const HeadView& head);
 

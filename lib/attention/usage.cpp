@@ -13,9 +13,7 @@ void Usage::add(const Usage& other) {
   attention_ms += other.attention_ms;
 }
 
-int64_t kv_bytes(const HeadView& head) {
-  return 2 * head.keys.size(1) * static_cast<int64_t>(size_of(head.keys.dtype()));
-}
+int64_t kv_bytes(const HeadView& head) { return head.key_rows().row_bytes() + head.value_rows().row_bytes(); }
 
 int64_t pinned_bytes(const HeadView& head) { return (head.n_sinks + head.n_window) * kv_bytes(head); }
 

@@ -23,8 +23,8 @@ struct Usage {
   void add(const Usage& other);
 };
 
-// What is read of one KV head: a key and its value; all pinned rows; a centroid that is scored, with its row bounds; a
-// value mean.
+// What is read of one KV head: a key and its value, with their scales if they are i8; all pinned rows; a centroid that
+// is scored, with its row bounds; a value mean.
 int64_t kv_bytes(const HeadView& head);
 int64_t pinned_bytes(const HeadView& head);
 int64_t centroid_bytes(const LevelView& level);

@@ -1,4 +1,4 @@
-// Dense row-major arrays of f32, f16 or bf16: an owner (Tensor) and a read-only view (TensorView).
+// Dense row-major arrays of f32, f16, bf16 or i8: an owner (Tensor) and a read-only view (TensorView).
 #pragma once
 
 #include <cassert>

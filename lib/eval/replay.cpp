@@ -33,20 +33,12 @@ void measure_keys(const QueryBlock& block, const std::vector<Selected>& selected
                   std::vector<HeadMetrics>& metrics) {
   const HeadView& head = *block.head;
   const int64_t n_clustered = head.n_clustered();
-  const int64_t head_dim = block.queries.size(1);
   const int64_t n_rows = block.queries.size(0);
   std::vector<float> logits(static_cast<size_t>(kLogitRows * n_clustered));
   for (int64_t row = 0; row < n_rows; row += kLogitRows) {
     const int64_t n = std::min(kLogitRows, n_rows - row);
-    kernels().scores({.queries = block.queries.f32() + row * head_dim,
-                      .n_queries = n,
-                      .rows = head.keys.at(head.n_sinks * head_dim),
-                      .dtype = head.keys.dtype(),
-                      .n_rows = n_clustered,
-                      .dim = head_dim,
-                      .scale = softmax_scale,
-                      .out = logits.data(),
-                      .out_stride = n_clustered});
+    head.key_rows().scores(block.queries.view().slice(row, row + n), head.n_sinks, head.n_sinks + n_clustered,
+                           softmax_scale, logits.data(), n_clustered);
     for (int64_t i = 0; i < n; ++i) {
       const std::span<const float> own(logits.data() + i * n_clustered, static_cast<size_t>(n_clustered));
       for (size_t r = 0; r < selected.size(); ++r) {

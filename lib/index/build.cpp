@@ -11,6 +11,7 @@
 #include "lib/index/calibration.hpp"
 #include "lib/index/cluster_tree.hpp"
 #include "lib/index/layout.hpp"
+#include "lib/index/quantise_kv.hpp"
 #include "lib/index/sketch.hpp"
 
 namespace squeeze {
@@ -205,6 +206,7 @@ IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& o
   } else {  // too few heads for all threads: each head's assignment runs on all of them
     for (int64_t h = 0; h < n_heads; ++h) build(h);
   }
+  if (options.quantise_kv) quantise_kv(layer);
   return layer;
 }
 

@@ -27,6 +27,7 @@ struct IndexOptions {
   uint64_t seed = 1;
   int64_t segment = 32768;          // clustered tokens whose leaves are their own; 0: the whole context
   bool quantise_centroids = false;  // centroids and value means as i8 with a scale each; else in the type of the keys
+  bool quantise_kv = false;         // the same of keys and values, all rows
   int sketch_bits = 0;              // per key and dimension: 0 (none), 1 or 2
 };
 
@@ -51,7 +52,8 @@ void check_options(const IndexOptions& options, int64_t n_tokens);
 // this happens in short contexts only. Throws as check_options does.
 std::vector<int64_t> cluster_counts(const IndexOptions& options, int64_t n_tokens);
 
-// keys, values: [n_kv_heads, n_tokens, head_dim], any dtype; the result has the same dtype. Throws if a key or value is
+// keys, values: [n_kv_heads, n_tokens, head_dim], any floating-point dtype; the result has the same dtype, or i8
+// with quantise_kv: clusters, means and sketches are those of the rows as they came. Throws if a key or value is
 // not finite. The same input and options give the same result for any number of threads.
 IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& options);
 

@@ -8,6 +8,17 @@
 #include "lib/index/build.hpp"
 
 namespace squeeze {
+namespace {
+
+constexpr int64_t kTileRows = 64;  // rows that are widened at once
+
+// One head's part of scales of all heads; none of none.
+std::span<const float> scales_of(const std::vector<float>& scales, int64_t kv_head, int64_t n_tokens) {
+  if (scales.empty()) return {};
+  return {scales.data() + kv_head * n_tokens, static_cast<size_t>(n_tokens)};
+}
+
+}  // namespace
 
 HeadView IndexLayer::head(int kv_head) const {
   const HeadIndex& index = heads[static_cast<size_t>(kv_head)];
@@ -16,6 +27,8 @@ HeadView IndexLayer::head(int kv_head) const {
   if (sketch_bits > 0) {
     view.sketches = {sketch_bits, index.sketches.codes.data(), index.sketches.scales.data(), rotation};
   }
+  view.key_scales = scales_of(key_scales, kv_head, view.n_tokens());
+  view.value_scales = scales_of(value_scales, kv_head, view.n_tokens());
   return view;
 }
 
@@ -31,6 +44,39 @@ void ScaledRows::widen(int64_t begin, int64_t end, float* out) const {
   } else {
     kernels().widen_i8(static_cast<const int8_t*>(rows.at(begin * dim)), scales.data() + begin, end - begin, dim, out);
   }
+}
+
+void ScaledRows::scores(TensorView queries, int64_t begin, int64_t end, float scale, float* out,
+                        int64_t out_stride) const {
+  const int64_t dim = rows.size(1);
+  const auto score = [&](const void* tile, DType dtype, int64_t n) {
+    kernels().scores({.queries = queries.f32(),
+                      .n_queries = queries.size(0),
+                      .rows = tile,
+                      .dtype = dtype,
+                      .n_rows = n,
+                      .dim = dim,
+                      .scale = scale,
+                      .out = out,
+                      .out_stride = out_stride});
+    out += n;
+  };
+  if (scales.empty()) return score(rows.at(begin * dim), rows.dtype(), end - begin);
+  Tensor tile(DType::f32, {std::min(kTileRows, end - begin), dim});
+  for (; begin < end; begin += kTileRows) {
+    const int64_t n = std::min(kTileRows, end - begin);
+    widen(begin, begin + n, tile.f32());
+    score(tile.data(), DType::f32, n);
+  }
+}
+
+double RoundingError::root_mean_square() const {
+  return n_rows == 0 ? 0 : std::sqrt(squares / static_cast<double>(n_rows));
+}
+
+void RoundingError::add(const RoundingError& other) {
+  squares += other.squares;
+  n_rows += other.n_rows;
 }
 
 QuantisedRows quantise(TensorView rows) {

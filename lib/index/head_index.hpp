@@ -21,6 +21,9 @@ struct ScaledRows {
   int64_t row_bytes() const;  // what reading one row costs, its scale included
   // Rows [begin, end) as float32, to out [end - begin, head_dim].
   void widen(int64_t begin, int64_t end, float* out) const;
+  // out[i * out_stride + j] = scale * dot(queries[i], row begin + j) for the rows [begin, end); queries: f32 [n,
+  // head_dim].
+  void scores(TensorView queries, int64_t begin, int64_t end, float scale, float* out, int64_t out_stride) const;
 };
 
 // The largest error of one element of a row of `scale` is half of it.
@@ -58,13 +61,17 @@ struct SketchView {
 // One KV head: keys and values in row order and its levels.
 struct HeadView {
   TensorView keys;                        // [n_tokens, head_dim]
-  TensorView values;                      // [n_tokens, head_dim]
+  TensorView values;                      // [n_tokens, head_dim], of the same type
   std::span<const int32_t> token_of_row;  // [n_tokens], a permutation
   int32_t n_sinks = 0;
   int32_t n_window = 0;
   std::vector<LevelView> levels;  // at least one
   SketchView sketches = {};
+  std::span<const float> key_scales = {};    // [n_tokens] if keys and values are i8
+  std::span<const float> value_scales = {};  // the same of the values
 
+  ScaledRows key_rows() const { return {keys, key_scales}; }
+  ScaledRows value_rows() const { return {values, value_scales}; }
   // Levels, and the sketches below them: each drops a part of what the one above let through.
   size_t n_stages() const { return levels.size() + (sketches.bits > 0 ? 1 : 0); }
   int64_t n_tokens() const { return keys.size(0); }
@@ -87,11 +94,21 @@ struct Sketches {
   std::vector<uint16_t> scales;  // f16
 };
 
+// What 8 bits cost: over all rows, of |rounded - row| / |row|; none for rows that keep their type.
+struct RoundingError {
+  double squares = 0;  // of the relative errors, summed
+  int64_t n_rows = 0;
+
+  double root_mean_square() const;
+  void add(const RoundingError& other);
+};
+
 struct HeadIndex {
   std::vector<int32_t> token_of_row;
   std::vector<Level> levels;
   Sketches sketches = {};
   double inertia = 0;  // mean over clustered tokens of 1 - cosine (or squared distance) to the leaf's centroid
+  RoundingError key_error = {}, value_error = {};
 };
 
 struct IndexLayer {
@@ -101,7 +118,9 @@ struct IndexLayer {
   int32_t n_sinks = 0;
   int32_t n_window = 0;
   int sketch_bits = 0;
-  Tensor rotation = {};  // of the sketches; shared by all layers
+  Tensor rotation = {};                // of the sketches; shared by all layers
+  std::vector<float> key_scales = {};  // [n_kv_heads * n_tokens] if keys and values are i8, else empty
+  std::vector<float> value_scales = {};
 
   HeadView head(int kv_head) const;
 };

@@ -63,7 +63,7 @@ HeadIndex lay_out(const NestedClusters& clusters, int32_t n_sinks, int32_t n_win
   return head;
 }
 
-void gather_rows(TensorView in, const std::vector<int32_t>& token_of_row, void* out) {
+void gather_rows(TensorView in, std::span<const int32_t> token_of_row, void* out) {
   const int64_t dim = in.size(1);
   const size_t row_bytes = static_cast<size_t>(dim) * size_of(in.dtype());
   auto* target = static_cast<char*>(out);

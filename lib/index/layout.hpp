@@ -24,6 +24,6 @@ void sort_in_tree_order(NestedClusters& clusters);
 HeadIndex lay_out(const NestedClusters& clusters, int32_t n_sinks, int32_t n_window);
 
 // out[row] = in[token_of_row[row]]; in: [n_tokens, dim], out: the same size and type.
-void gather_rows(TensorView in, const std::vector<int32_t>& token_of_row, void* out);
+void gather_rows(TensorView in, std::span<const int32_t> token_of_row, void* out);
 
 }  // namespace squeeze

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/kernels.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/index/layout.hpp"
 #include "lib/index/sketch.hpp"
 
 namespace squeeze {
@@ -23,6 +23,14 @@ void check_shapes(const HeadView& head, Violations& found) {
   if (head.keys.shape().rank() != 2 || head.keys.size(1) < 1 || head.values.shape() != head.keys.shape()) {
     found.push_back(fmt::format("keys {} and values {} are not both [n_tokens, head_dim]", head.keys.shape().str(),
                                 head.values.shape().str()));
+    return;
+  }
+  const size_t n_scales = head.keys.dtype() == DType::i8 ? static_cast<size_t>(head.n_tokens()) : 0;
+  if (head.values.dtype() != head.keys.dtype() || head.key_scales.size() != n_scales ||
+      head.value_scales.size() != n_scales) {
+    found.push_back(fmt::format("{} keys of {} have {} scales, values of {} have {}", head.n_tokens(),
+                                name_of(head.keys.dtype()), head.key_scales.size(), name_of(head.values.dtype()),
+                                head.value_scales.size()));
     return;
   }
   const int64_t n_tokens = head.n_tokens();
@@ -123,35 +131,51 @@ Rounding rounding_of(DType dtype) {
   return dtype == DType::bf16 ? Rounding{0x1p-8, 0x1p-134} : Rounding{0x1p-11, 0x1p-25};
 }
 
+// A mean computed from rows that are themselves off by at most `slack` on average.
+struct RowMean {
+  double value;
+  double magnitude;  // mean of the magnitudes
+  double slack;
+  double n;
+};
+
 // Whether `stored` is `mean`, rounded to float32 and then to its type. Both the writer and this file sum n numbers in
 // float64, which is off by at most n x 2^-53 x the sum of their magnitudes each.
-bool is_rounded_mean(double stored, double mean, double mean_magnitude, double n, DType dtype) {
+bool is_rounded_mean(double stored, const RowMean& mean, DType dtype) {
   const Rounding rounding = rounding_of(dtype);
-  const double magnitude = std::abs(mean) * (1 + 0x1p-23) + 2 * n * 0x1p-53 * mean_magnitude;
-  const double bound =
-      magnitude * (rounding.relative + 0x1p-23) + rounding.absolute + 0x1p-149 + 2 * n * 0x1p-53 * mean_magnitude;
-  return std::abs(stored - mean) <= bound;
+  const double off = 2 * mean.n * 0x1p-53 * mean.magnitude + mean.slack;
+  const double magnitude = std::abs(mean.value) * (1 + 0x1p-23) + off;
+  const double bound = magnitude * (rounding.relative + 0x1p-23) + rounding.absolute + 0x1p-149 + off;
+  return std::abs(stored - mean.value) <= bound;
 }
 
 // An integer times its row's scale: half a step, and the rounding of the scale.
-bool is_quantised_mean(double stored, double mean, double scale) {
-  return std::abs(stored - mean) <= 0.5 * scale * (1 + 0x1p-10) + std::abs(mean) * 0x1p-20 + 0x1p-140;
+bool is_quantised_mean(double stored, const RowMean& mean, double scale) {
+  const double magnitude = std::abs(mean.value) + mean.slack;
+  return std::abs(stored - mean.value) <= 0.5 * scale * (1 + 0x1p-10) + magnitude * 0x1p-20 + 0x1p-140 + mean.slack;
+}
+
+// How far rows in 8 bits are off on average: half a step each, and the rounding of its quotient.
+double mean_slack(const ScaledRows& rows, int64_t begin, int64_t end) {
+  double steps = 0;
+  for (int64_t r = begin; r < end && !rows.scales.empty(); ++r) steps += double{rows.scales[static_cast<size_t>(r)]};
+  return 0.5 * (1 + 0x1p-10) * steps / static_cast<double>(end - begin);
 }
 
 // The first cluster whose stored mean is not the mean of its rows; -1: none.
-int64_t first_wrong_mean(TensorView rows, const ScaledRows& means, std::span<const int32_t> first_row) {
-  const int64_t dim = rows.size(1);
-  const auto width = static_cast<size_t>(dim);
+int64_t first_wrong_mean(const ScaledRows& rows, const ScaledRows& means, std::span<const int32_t> first_row) {
+  const auto width = static_cast<size_t>(rows.rows.size(1));
   std::vector<float> row(width), stored_mean(width);
   for (int64_t cluster = 0; cluster < means.rows.size(0); ++cluster) {
     means.widen(cluster, cluster + 1, stored_mean.data());
     const int64_t begin = first_row[static_cast<size_t>(cluster)];
     const int64_t end = first_row[static_cast<size_t>(cluster) + 1];
     const auto n = static_cast<double>(end - begin);
+    const double slack = mean_slack(rows, begin, end);
     std::vector<double> sum(width, 0.0);
     std::vector<double> magnitude(width, 0.0);
     for (int64_t r = begin; r < end; ++r) {
-      kernels().to_f32(rows.at(r * dim), rows.dtype(), dim, row.data());
+      rows.widen(r, r + 1, row.data());
       for (size_t c = 0; c < width; ++c) {
         sum[c] += double{row[c]};
         magnitude[c] += std::abs(double{row[c]});
@@ -159,9 +183,9 @@ int64_t first_wrong_mean(TensorView rows, const ScaledRows& means, std::span<con
     }
     for (size_t c = 0; c < width; ++c) {
       const double stored = stored_mean[c];
-      const double mean = sum[c] / n;
+      const RowMean mean{sum[c] / n, magnitude[c] / n, slack, n};
       const bool right = means.scales.empty()
-                             ? is_rounded_mean(stored, mean, magnitude[c] / n, n, means.rows.dtype())
+                             ? is_rounded_mean(stored, mean, means.rows.dtype())
                              : is_quantised_mean(stored, mean, means.scales[static_cast<size_t>(cluster)]);
       if (!right) return cluster;
     }
@@ -169,47 +193,64 @@ int64_t first_wrong_mean(TensorView rows, const ScaledRows& means, std::span<con
   return -1;
 }
 
-void check_means(const HeadView& head, Violations& found) {
+void check_means(const HeadView& head, const ScaledRows& keys, const ScaledRows& values, Violations& found) {
   for (size_t level = 0; level < head.levels.size(); ++level) {
     const LevelView& view = head.levels[level];
-    const int64_t key = first_wrong_mean(head.keys, view.centroid_rows(), view.first_row);
+    const int64_t key = first_wrong_mean(keys, view.centroid_rows(), view.first_row);
     if (key >= 0)
       found.push_back(fmt::format("level {}: the centroid of cluster {} is not its keys' mean", level, key));
-    const int64_t value = first_wrong_mean(head.values, view.value_rows(), view.first_row);
+    const int64_t value = first_wrong_mean(values, view.value_rows(), view.first_row);
     if (value >= 0) {
       found.push_back(fmt::format("level {}: the value mean of cluster {} is not its values' mean", level, value));
     }
   }
 }
 
-// The sketches must be those of the keys and centroids, bit by bit.
-void check_sketches(const HeadView& head, Violations& found) {
+// The sketches must be those of the keys and centroids, bit by bit. Keys in 8 bits do not tell.
+void check_sketches(const HeadView& head, TensorView keys, Violations& found) {
   const SketchView& stored = head.sketches;
-  if (stored.bits == 0) return;
-  const TensorView keys = head.keys.slice(head.n_sinks, head.n_tokens() - head.n_window);
-  const Sketches expected = sketch_keys(keys, head.levels.back(), stored.bits, stored.rotation);
+  if (stored.bits == 0 || keys.dtype() == DType::i8) return;
+  const TensorView clustered = keys.slice(head.n_sinks, head.n_tokens() - head.n_window);
+  const Sketches expected = sketch_keys(clustered, head.levels.back(), stored.bits, stored.rotation);
   if (std::memcmp(expected.codes.data(), stored.codes, expected.codes.size()) != 0 ||
       std::memcmp(expected.scales.data(), stored.scales, expected.scales.size() * sizeof(uint16_t)) != 0) {
     found.push_back("the sketches are not those of the keys");
   }
 }
 
-void check_dump(TensorView rows, TensorView dump, std::span<const int32_t> token_of_row, const char* what,
-                Violations& found) {
-  if (dump.shape() != rows.shape() || dump.dtype() != rows.dtype()) {
+// Whether row `i` is the row [1, head_dim] of the dump, byte by byte, once that is rounded as the index's rows are.
+bool is_dumped_row(const ScaledRows& rows, int64_t i, TensorView dumped) {
+  const TensorView row = rows.rows.slice(i, i + 1);
+  if (rows.scales.empty()) return std::memcmp(row.data(), dumped.data(), row.n_bytes()) == 0;
+  const QuantisedRows rounded = quantise(convert(dumped, DType::f32));
+  return rows.scales[static_cast<size_t>(i)] == rounded.scales[0] &&
+         std::memcmp(row.data(), rounded.rows.data(), row.n_bytes()) == 0;
+}
+
+// The dump's rows in row order; none if they do not fit the index's.
+Tensor check_dump(const ScaledRows& rows, TensorView dump, std::span<const int32_t> token_of_row, const char* what,
+                  Violations& found) {
+  if (!dump.data()) return {};
+  const DType dtype = rows.rows.dtype();
+  if (dump.shape() != rows.rows.shape() || (dtype == DType::i8 ? dump.dtype() == dtype : dump.dtype() != dtype)) {
     found.push_back(fmt::format("the dump's {} are {} {}, the index's {} {}", what, name_of(dump.dtype()),
-                                dump.shape().str(), name_of(rows.dtype()), rows.shape().str()));
-    return;
+                                dump.shape().str(), name_of(dtype), rows.rows.shape().str()));
+    return {};
   }
-  const int64_t dim = rows.size(1);
-  const size_t row_bytes = static_cast<size_t>(dim) * size_of(rows.dtype());
-  for (int64_t row = 0; row < rows.size(0); ++row) {
-    const int64_t token = token_of_row[static_cast<size_t>(row)];
-    if (std::memcmp(rows.at(row * dim), dump.at(token * dim), row_bytes) != 0) {
-      found.push_back(fmt::format("{}: row {} differs from token {} of the dump", what, row, token));
-      return;
-    }
+  Tensor ordered(dump.dtype(), dump.shape());
+  gather_rows(dump, token_of_row, ordered.data());
+  for (int64_t row = 0; row < ordered.size(0); ++row) {
+    if (is_dumped_row(rows, row, ordered.view().slice(row, row + 1))) continue;
+    found.push_back(
+        fmt::format("{}: row {} differs from token {} of the dump", what, row, token_of_row[static_cast<size_t>(row)]));
+    break;
   }
+  return ordered;
+}
+
+// What means and sketches are made of: the rows as they came where the index has rounded ones and the dump is there.
+ScaledRows sources(const ScaledRows& rows, const Tensor& dumped) {
+  return rows.scales.empty() || !dumped.data() ? rows : ScaledRows{dumped, {}};
 }
 
 }  // namespace
@@ -223,10 +264,11 @@ std::vector<std::string> verify_head(const HeadView& head, TensorView dump_keys,
   if (!found.empty()) return found;
   check_children(head, found);
   check_leaf_order(head, found);
-  check_means(head, found);
-  check_sketches(head, found);
-  if (dump_keys.data()) check_dump(head.keys, dump_keys, head.token_of_row, "keys", found);
-  if (dump_values.data()) check_dump(head.values, dump_values, head.token_of_row, "values", found);
+  const Tensor keys = check_dump(head.key_rows(), dump_keys, head.token_of_row, "keys", found);
+  const Tensor values = check_dump(head.value_rows(), dump_values, head.token_of_row, "values", found);
+  const ScaledRows key_sources = sources(head.key_rows(), keys);
+  check_means(head, key_sources, sources(head.value_rows(), values), found);
+  check_sketches(head, key_sources.rows, found);
   return found;
 }
 

@@ -63,6 +63,12 @@ uint64_t touch_head(const HeadView& head, const Context& context) {
       sum += touch(head.values.slice(level.first_row[i], level.first_row[i + 1]));
     }
   }
+  for (int64_t row = 0; row < head.n_tokens(); ++row) {
+    for (const ScaledRows& rows : {head.key_rows(), head.value_rows()}) {
+      rows.widen(row, row + 1, wide.data());
+      sum += bits_of_float(wide.front()) + bits_of_float(wide.back());
+    }
+  }
   for (const int32_t token : head.token_of_row)
     sum += static_cast<uint64_t>(context.tokens[static_cast<size_t>(token)]);
   return sum;
@@ -124,4 +130,5 @@ TEST_SUITE("mutations") {
   TEST_CASE("mutated indexes") { try_mutations("index_v1_bf16.sqz.h5", kMutations, touch_index); }
   TEST_CASE("mutated indexes with sketches") { try_mutations("index_v2_bf16.sqz.h5", kMutations, touch_index); }
   TEST_CASE("mutated indexes with two bits") { try_mutations("index_v2_f32.sqz.h5", kMutations, touch_index); }
+  TEST_CASE("mutated indexes in 8 bits") { try_mutations("index_v3_i8.sqz.h5", kMutations, touch_index); }
 }

@@ -138,7 +138,9 @@ inline void attend_few(const AttendArgs& a) {
   while (s.rows.n > 0) {
     cursor.take(s.next);
     block_logits<T>(a, s);
+    if constexpr (T == DType::i8) scale_rows(s.rows, a.key_scales, a.n_queries, s.weight);
     for (int64_t i = 0; i < a.n_queries; ++i) block_softmax(a, s, i);
+    if constexpr (T == DType::i8) scale_rows(s.rows, a.value_scales, a.n_queries, s.weight);
     add_values<T, kDotRows>(a, s, 0);
     s.rows = s.next;
   }

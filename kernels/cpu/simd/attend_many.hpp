@@ -65,12 +65,17 @@ inline void close_panel(const AttendArgs& a, int64_t first, const QueryPanel& pa
   }
 }
 
-// The rows of the tile as float32, each followed by zeros up to a multiple of kTileRows columns.
+// The rows of the tile as float32, each followed by zeros up to a multiple of kTileRows columns. scales: of i8 rows.
 template <DType T>
-inline void load_tile(const AttendArgs& a, const void* matrix, const ManyScratch& s, float* tile) {
+inline void load_tile(const AttendArgs& a, const void* matrix, const float* scales, const ManyScratch& s, float* tile) {
   for (int k = 0; k < s.rows.n; ++k) {
     float* out = tile + k * s.stride;
-    widen<T>(static_cast<const char*>(matrix) + s.rows.row[k] * a.dim * kElementBytes<T>, a.dim, out);
+    const char* row = row_at<T>(matrix, a.dim, s.rows.row[k]);
+    if constexpr (T == DType::i8) {
+      widen_i8(reinterpret_cast<const int8_t*>(row), scales + s.rows.row[k], 1, a.dim, out);
+    } else {
+      widen<T>(row, a.dim, out);
+    }
     for (int i = 0; i < kTileRows; ++i) out[a.dim + i] = 0.0f;
   }
 }
@@ -176,8 +181,8 @@ inline void attend_block(const AttendArgs& a, int64_t begin, int64_t end, ManySc
   }
   RowCursor cursor(a);
   for (cursor.take(s.rows); s.rows.n > 0; cursor.take(s.rows)) {
-    load_tile<T>(a, a.keys, s, s.keys);
-    load_tile<T>(a, a.values, s, s.values);
+    load_tile<T>(a, a.keys, a.key_scales, s, s.keys);
+    load_tile<T>(a, a.values, a.value_scales, s, s.values);
     for (int64_t p = 0; p < n_panels; ++p) {
       QueryPanel& panel = s.panels[p];
       if (panel.n <= kLanes) {
@@ -200,13 +205,15 @@ __attribute__((noinline)) void attend_many(const AttendArgs& a) {
 }
 
 inline void attend(const AttendArgs& a) {
-  with_dtype(a.dtype, [&]<DType T>() {
+  const auto run = [&]<DType T>() {
     if (a.n_queries <= kFewQueries) {
       attend_few<T>(a);
     } else {
       attend_many<T>(a);
     }
-  });
+  };
+  if (a.dtype == DType::i8) return run.template operator()<DType::i8>();
+  with_dtype(a.dtype, run);
 }
 
 }  // namespace

@@ -60,6 +60,11 @@ SQUEEZE_INLINE Vec load_f16_some(const uint16_t* p, int64_t n) { return _mm256_c
 SQUEEZE_INLINE Vec load_i8(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
+SQUEEZE_INLINE Vec load_i8_some(const int8_t* p, int64_t n) {
+  int8_t padded[kLanes] = {};
+  __builtin_memcpy(padded, p, static_cast<size_t>(n));
+  return load_i8(padded);
+}
 
 SQUEEZE_INLINE IntVec load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 SQUEEZE_INLINE IntVec add_i16(IntVec a, IntVec b) { return _mm256_add_epi16(a, b); }

@@ -60,6 +60,9 @@ SQUEEZE_INLINE Vec load_f16_some(const uint16_t* p, int64_t n) {
 SQUEEZE_INLINE Vec load_i8(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+SQUEEZE_INLINE Vec load_i8_some(const int8_t* p, int64_t n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_mask(n), p)));
+}
 
 SQUEEZE_INLINE IntVec load_bytes(const uint8_t* p) { return _mm512_load_si512(p); }
 SQUEEZE_INLINE IntVec add_i16(IntVec a, IntVec b) { return _mm512_add_epi16(a, b); }

@@ -22,6 +22,16 @@ struct RowBlock {
   int n = 0;
 };
 
+// Multiplies each row's element of n arrays by the row's scale.
+template <int kSize>
+inline void scale_rows(const RowBlock<kSize>& rows, const float* scales, int64_t n, float (*x)[kSize]) {
+  alignas(64) float scale[kSize];
+  for (int k = 0; k < kSize; ++k) scale[k] = k < rows.n ? scales[rows.row[k]] : 1.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int k = 0; k < kSize; k += kLanes) store_f32(x[i] + k, mul(load_f32(x[i] + k), load_f32(scale + k)));
+  }
+}
+
 class RowCursor {
  public:
   explicit RowCursor(const AttendArgs& args) : args_(args) {

@@ -17,6 +17,8 @@ template <DType T>
 SQUEEZE_INLINE Vec load(const void* data, int64_t i) {
   if constexpr (T == DType::f32) {
     return load_f32(static_cast<const float*>(data) + i);
+  } else if constexpr (T == DType::i8) {
+    return load_i8(static_cast<const int8_t*>(data) + i);
   } else {
     const uint16_t* halves = static_cast<const uint16_t*>(data) + i;
     return T == DType::f16 ? load_f16(halves) : load_bf16(halves);
@@ -27,6 +29,8 @@ template <DType T>
 SQUEEZE_INLINE Vec load_some(const void* data, int64_t i, int64_t n) {
   if constexpr (T == DType::f32) {
     return load_f32_some(static_cast<const float*>(data) + i, n);
+  } else if constexpr (T == DType::i8) {
+    return load_i8_some(static_cast<const int8_t*>(data) + i, n);
   } else {
     const uint16_t* halves = static_cast<const uint16_t*>(data) + i;
     return T == DType::f16 ? load_f16_some(halves, n) : load_bf16_some(halves, n);
@@ -34,9 +38,9 @@ SQUEEZE_INLINE Vec load_some(const void* data, int64_t i, int64_t n) {
 }
 
 template <DType T>
-constexpr int64_t kElementBytes = T == DType::f32 ? 4 : 2;
+constexpr int64_t kElementBytes = size_of(T);
 
-// Calls body.template operator()<T>() for the type that `dtype` names.
+// Calls body.template operator()<T>() for the floating-point type that `dtype` names.
 template <class Body>
 SQUEEZE_INLINE void with_dtype(DType dtype, const Body& body) {
   if (dtype == DType::f32) return body.template operator()<DType::f32>();
