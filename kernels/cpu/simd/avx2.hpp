@@ -54,6 +54,25 @@ SQUEEZE_INLINE Vec widen_bf16(__m128i bits) {
 }
 SQUEEZE_INLINE Vec load_bf16(const uint16_t* p) { return widen_bf16(load_half(p)); }
 SQUEEZE_INLINE Vec load_bf16_some(const uint16_t* p, int64_t n) { return widen_bf16(load_half_some(p, n)); }
+// The even ones of 16 elements, and the odd ones.
+SQUEEZE_INLINE Vec load_bf16_even(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 16));
+}
+SQUEEZE_INLINE Vec load_bf16_odd(const uint16_t* p) {
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), high));
+}
+// Two consecutive vectors to their even and their odd elements, and back.
+SQUEEZE_INLINE void split_pairs(Vec& first, Vec& second) {
+  const Vec low = _mm256_permute2f128_ps(first, second, 0x20), high = _mm256_permute2f128_ps(first, second, 0x31);
+  first = _mm256_shuffle_ps(low, high, 0x88);
+  second = _mm256_shuffle_ps(low, high, 0xdd);
+}
+SQUEEZE_INLINE void join_pairs(Vec& even, Vec& odd) {
+  const Vec low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  even = _mm256_permute2f128_ps(low, high, 0x20);
+  odd = _mm256_permute2f128_ps(low, high, 0x31);
+}
 SQUEEZE_INLINE Vec load_f16(const uint16_t* p) { return _mm256_cvtph_ps(load_half(p)); }
 SQUEEZE_INLINE Vec load_f16_some(const uint16_t* p, int64_t n) { return _mm256_cvtph_ps(load_half_some(p, n)); }
 
@@ -122,6 +141,12 @@ SQUEEZE_INLINE Vec scale_by_power(Vec x, Vec n) {
   const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
   return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
+
+// In each lane the largest of the lanes with the same i % 4.
+SQUEEZE_INLINE Vec max_of_fours(Vec x) { return max(x, _mm256_permute2f128_ps(x, x, 1)); }
+SQUEEZE_INLINE Vec swap_pairs(Vec x) { return _mm256_permute_ps(x, 0x4e); }       // lanes 0, 1 with 2, 3, and so on
+SQUEEZE_INLINE Vec swap_neighbours(Vec x) { return _mm256_permute_ps(x, 0xb1); }  // lane 0 with 1, 2 with 3, and so on
+SQUEEZE_INLINE bool equal_all(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) == 0; }
 
 SQUEEZE_INLINE __m256 fold(Vec x) { return x; }
 SQUEEZE_INLINE __m256 fold_max(Vec x) { return x; }

@@ -50,6 +50,27 @@ SQUEEZE_INLINE Vec load_bf16(const uint16_t* p) {
 SQUEEZE_INLINE Vec load_bf16_some(const uint16_t* p, int64_t n) {
   return widen_bf16(_mm256_maskz_loadu_epi16(first_mask(n), p));
 }
+// The even ones of 32 elements, and the odd ones.
+SQUEEZE_INLINE Vec load_bf16_even(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+SQUEEZE_INLINE Vec load_bf16_odd(const uint16_t* p) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+// Two consecutive vectors to their even and their odd elements, and back.
+SQUEEZE_INLINE void split_pairs(Vec& first, Vec& second) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const Vec a = first, b = second;
+  first = _mm512_permutex2var_ps(a, even, b);
+  second = _mm512_permutex2var_ps(a, _mm512_or_si512(even, _mm512_set1_epi32(1)), b);
+}
+SQUEEZE_INLINE void join_pairs(Vec& even, Vec& odd) {
+  const __m512i places = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const Vec a = even, b = odd;
+  even = _mm512_permutex2var_ps(a, places, b);
+  odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(places, _mm512_set1_epi32(8)), b);
+}
 SQUEEZE_INLINE Vec load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -114,6 +135,15 @@ SQUEEZE_INLINE Vec scale_by_power(Vec x, Vec n) { return _mm512_scalef_ps(x, n);
 
 SQUEEZE_INLINE __m256 low_half(Vec x) { return _mm512_castps512_ps256(x); }
 SQUEEZE_INLINE __m256 high_half(Vec x) { return _mm512_extractf32x8_ps(x, 1); }
+// In each lane the largest of the lanes with the same i % 4.
+SQUEEZE_INLINE Vec max_of_fours(Vec x) {
+  x = max(x, _mm512_shuffle_f32x4(x, x, 0x4e));
+  return max(x, _mm512_shuffle_f32x4(x, x, 0xb1));
+}
+SQUEEZE_INLINE Vec swap_pairs(Vec x) { return _mm512_permute_ps(x, 0x4e); }       // lanes 0, 1 with 2, 3, and so on
+SQUEEZE_INLINE Vec swap_neighbours(Vec x) { return _mm512_permute_ps(x, 0xb1); }  // lane 0 with 1, 2 with 3, and so on
+SQUEEZE_INLINE bool equal_all(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) == 0; }
+
 SQUEEZE_INLINE __m256 fold(Vec x) { return _mm256_add_ps(low_half(x), high_half(x)); }
 SQUEEZE_INLINE __m256 fold_max(Vec x) { return _mm256_max_ps(low_half(x), high_half(x)); }
 

@@ -6,6 +6,11 @@
 namespace squeeze {
 namespace {
 
+template <DType T>
+SQUEEZE_INLINE const char* row_at(const void* matrix, int64_t dim, int32_t row) {
+  return static_cast<const char*>(matrix) + row * dim * kElementBytes<T>;
+}
+
 constexpr int32_t kNoRow = 2147483647;  // above every row, hidden from every query
 
 // visible[i] as 32 bits; a query without a limit sees every row below kNoRow.
@@ -21,16 +26,6 @@ struct RowBlock {
   alignas(64) float bias[kSize];   // from n on: 0
   int n = 0;
 };
-
-// Multiplies each row's element of n arrays by the row's scale.
-template <int kSize>
-inline void scale_rows(const RowBlock<kSize>& rows, const float* scales, int64_t n, float (*x)[kSize]) {
-  alignas(64) float scale[kSize];
-  for (int k = 0; k < kSize; ++k) scale[k] = k < rows.n ? scales[rows.row[k]] : 1.0f;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int k = 0; k < kSize; k += kLanes) store_f32(x[i] + k, mul(load_f32(x[i] + k), load_f32(scale + k)));
-  }
-}
 
 class RowCursor {
  public:
@@ -49,7 +44,11 @@ class RowCursor {
     while (block.n < kSize && range_ < args_.n_ranges) {
       const int32_t range_end = args_.ranges[range_].end;
       const int32_t end = range_end < limit_ ? range_end : limit_;
-      for (; next_ < end && block.n < kSize; ++next_) add(block, next_);
+      if (!args_.row_bias) {
+        add_plain(block, smaller(end - next_, kSize - block.n));
+      } else {
+        for (; next_ < end && block.n < kSize; ++next_) add(block, next_);
+      }
       if (next_ < end) break;
       if (++range_ < args_.n_ranges) next_ = args_.ranges[range_].begin;
     }
@@ -67,6 +66,16 @@ class RowCursor {
     block.row[block.n] = row;
     block.bias[block.n] = bias;
     ++block.n;
+  }
+
+  // The next n rows, n of any sign, without bias. (Many ranges are of one row: no loop that wants many.)
+  template <int kSize>
+  void add_plain(RowBlock<kSize>& block, int64_t n) {
+    for (; n > 0; --n, ++block.n, ++next_) {
+      block.row[block.n] = next_;
+      block.bias[block.n] = 0.0f;
+      __asm__("" ::: "memory");
+    }
   }
 
   const AttendArgs& args_;
