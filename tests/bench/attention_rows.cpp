@@ -48,24 +48,29 @@ void add_rows(Bench& bench, const MadeContext& context, int threads) {
   }
 }
 
+void add_shape(Bench& bench, ContextShape shape) {
+  std::vector<std::string> names;
+  for (const DecodeSetting& setting : kSettings) names.push_back(row_name(shape, setting));
+  if (!bench.wants_any(names)) return;
+  shape.n_layers = static_cast<int>((kRotatedBytes + shape.layer_bytes() - 1) / shape.layer_bytes());
+  const MadeContext context(shape);
+  for (const int threads : bench.options().threads) {
+    set_threads(threads);
+    add_rows(bench, context, threads);
+  }
+}
+
 }  // namespace
 
 void attention_rows(Bench& bench) {
+  const int64_t max_tokens = bench.options().max_tokens;
   for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}, {28, 4}}) {
-    for (int64_t n_tokens = 1 << 14; n_tokens <= bench.options().max_tokens; n_tokens *= n_tokens == 1 << 14 ? 4 : 2) {
+    for (int64_t n_tokens = 1 << 14; n_tokens <= max_tokens; n_tokens *= n_tokens == 1 << 14 ? 4 : 2) {
       if (n_tokens == 1 << 18) continue;
-      ContextShape shape{n_tokens, n_query_heads, n_kv_heads, 128};
-      std::vector<std::string> names;
-      for (const DecodeSetting& setting : kSettings) names.push_back(row_name(shape, setting));
-      if (!bench.wants_any(names)) continue;
-      shape.n_layers = static_cast<int>((kRotatedBytes + shape.layer_bytes() - 1) / shape.layer_bytes());
-      const MadeContext context(shape, bench_index(n_tokens, 1));
-      for (const int threads : bench.options().threads) {
-        set_threads(threads);
-        add_rows(bench, context, threads);
-      }
+      add_shape(bench, {.n_tokens = n_tokens, .n_query_heads = n_query_heads, .n_kv_heads = n_kv_heads});
     }
   }
+  add_shape(bench, {.n_tokens = max_tokens, .int8 = true});
 }
 
 }  // namespace squeeze

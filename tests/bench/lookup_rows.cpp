@@ -54,7 +54,7 @@ void lookup_rows(Bench& bench) {
     const bool any = bench.wants_any({row_name(shape, false), row_name(shape, true)});
     if (!any) continue;
     set_threads(bench.options().threads.back());
-    const MadeContext context(shape, bench_index(n_tokens, 1));
+    const MadeContext context(shape);
     set_threads(1);
     for (const bool flat : {false, true}) {
       if (bench.wants(row_name(shape, flat))) add_row(bench, context, flat);

@@ -37,7 +37,11 @@ IndexLayer copy_of(const IndexLayer& one, int n_kv_heads) {
                    one.n_window,
                    one.sketch_bits,
                    one.rotation.clone()};
-  for (int h = 0; h < n_kv_heads; ++h) layer.heads.push_back(copy_of(one.heads[0]));
+  for (int h = 0; h < n_kv_heads; ++h) {
+    layer.heads.push_back(copy_of(one.heads[0]));
+    layer.key_scales.insert(layer.key_scales.end(), one.key_scales.begin(), one.key_scales.end());
+    layer.value_scales.insert(layer.value_scales.end(), one.value_scales.begin(), one.value_scales.end());
+  }
   return layer;
 }
 
@@ -45,15 +49,27 @@ std::string tokens_str(int64_t n) {
   return n % (1 << 20) == 0 ? fmt::format("{}M", n >> 20) : fmt::format("{}K", n >> 10);
 }
 
+IndexOptions index_options(const ContextShape& shape) {
+  IndexOptions options;
+  options.levels = levels_above({.share = 0.025}, shape.n_tokens);
+  options.levels.push_back({.share = 0.025});
+  options.iterations = 2;
+  options.segment = 4096;
+  options.quantise_centroids = true;
+  options.quantise_kv = shape.int8;
+  options.sketch_bits = 1;
+  return options;
+}
+
 }  // namespace
 
 std::string ContextShape::str() const {
-  return fmt::format("{}/{} {}", n_query_heads, n_kv_heads, tokens_str(n_tokens));
+  return fmt::format("{}/{} {}{}", n_query_heads, n_kv_heads, tokens_str(n_tokens), int8 ? " int8" : "");
 }
 
-MadeContext::MadeContext(const ContextShape& shape, const IndexOptions& options) : shape_(shape), options_(options) {
+MadeContext::MadeContext(const ContextShape& shape) : shape_(shape), options_(index_options(shape)) {
   PlantedContext planted = PlantedKeys({.n_tokens = shape.n_tokens, .dim = shape.head_dim, .norm = 14}).make();
-  const IndexLayer one = build_layer(planted.keys, planted.keys, options);
+  const IndexLayer one = build_layer(planted.keys, planted.keys, options_);
   queries_ = std::move(planted.queries);
   view_.model.n_layers = shape.n_layers;
   view_.model.n_query_heads = shape.n_query_heads;
@@ -85,17 +101,6 @@ Tensor MadeContext::tail(int64_t n) const {
   Tensor out(DType::f32, {n, shape_.n_kv_heads, shape_.head_dim});
   for (int64_t i = 0; i < out.n_elements(); ++i) out.f32()[i] = 0.1f * static_cast<float>(i % 17 - 8);
   return out;
-}
-
-IndexOptions bench_index(int64_t n_tokens, int sketch_bits) {
-  IndexOptions options;
-  options.levels = levels_above({.share = 0.025}, n_tokens);
-  options.levels.push_back({.share = 0.025});
-  options.iterations = 2;
-  options.segment = 4096;
-  options.quantise_centroids = true;
-  options.sketch_bits = sketch_bits;
-  return options;
 }
 
 namespace {

@@ -14,16 +14,19 @@ struct ContextShape {
   int n_kv_heads = 8;
   int head_dim = 128;
   int n_layers = 1;
+  bool int8 = false;  // keys and values, else bf16
 
-  int64_t layer_bytes() const { return int64_t{4} * n_tokens * n_kv_heads * head_dim; }  // bf16 keys and values
-  std::string str() const;                                                               // "32/8 128K"
+  int64_t layer_bytes() const { return (int8 ? 2 : 4) * n_tokens * n_kv_heads * head_dim; }
+  std::string str() const;  // "32/8 128K", "32/8 128K int8"
 };
 
 // Keys of many topics (tests/planted_keys.hpp) as bf16, also used as values. One head is clustered and every head of
 // every layer is a copy of it, in memory of its own: what is measured is reading, not how heads differ.
 class MadeContext {
  public:
-  MadeContext(const ContextShape& shape, const IndexOptions& options);
+  // 2.5 % leaves with 8-bit centroids, one-bit sketches and levels above as squeeze-build has them; clustered in short
+  // segments and few iterations, since only the sizes matter here.
+  explicit MadeContext(const ContextShape& shape);
 
   const ContextShape& shape() const { return shape_; }
   const IndexOptions& options() const { return options_; }
@@ -40,10 +43,6 @@ class MadeContext {
   ContextView view_;
   Tensor queries_;  // f32 [64, head_dim]: four each around 16 questions
 };
-
-// 2.5 % leaves with 8-bit centroids and levels above as squeeze-build has them; clustered in short segments and few
-// iterations, since only the sizes matter here.
-IndexOptions bench_index(int64_t n_tokens, int sketch_bits);
 
 // A policy that reads about this share of the clustered keys by leaves, or of the bytes by sketches.
 Policy keys_policy(const MadeContext& context, double share);

@@ -93,7 +93,7 @@ void model_rows(Bench& bench) {
   const RandomWeights weights(config);
   Transformer model(config, weights.weights, Precision::bf16);
   model.set_sequence_length(kTokens + 64);
-  const MadeContext context({kTokens, 32, 8, 64, config.n_layers}, bench_index(kTokens, 1));
+  const MadeContext context({kTokens, 32, 8, 64, config.n_layers});
   double dense_ms = 0;
   for (const ModelSetting& setting : kSettings) {
     const Policy policy = setting.keys > 0    ? keys_policy(context, setting.keys)

@@ -42,7 +42,7 @@ void prefill_rows(Bench& bench) {
     for (const PrefillSetting& setting : settings()) names.push_back(row_name(shape, n, setting));
   }
   if (!bench.wants_any(names)) return;
-  const MadeContext context(shape, bench_index(shape.n_tokens, 1));
+  const MadeContext context(shape);
   const int threads = bench.options().threads.back();
   set_threads(threads);
   for (const PrefillSetting& setting : settings()) {
