@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/attention/usage.hpp"
 #include "lib/core/parallel.hpp"
 #include "tests/planted_keys.hpp"
 
@@ -131,7 +132,7 @@ Policy bytes_policy(const MadeContext& context, double share) {
   SelectionRule rule = upper_rule(context, share);
   rule.rule = Rule::bytes;
   rule.rest = Rest::mean;
-  rule.bytes = share * static_cast<double>(context.shape().layer_bytes() / context.shape().n_kv_heads);
+  rule.bytes = share * static_cast<double>(context.shape().n_tokens * kv_bytes(context.view().layers[0][0]));
   return rule_policy(rule, context.view().model.softmax_scale);
 }
 

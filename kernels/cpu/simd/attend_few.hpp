@@ -3,12 +3,12 @@
 // Rows come in blocks: dots of all queries with a few rows at a time, online softmax, then values are added with
 // accumulators in registers; the next block is fetched meanwhile. Queries go in groups of four, which lie side by side
 // in the vectors of the softmax, so that it needs no sum across lanes. Queries and accumulators are kept in pair order
-// (vector.hpp), so that a loaded row is converted once per group. Bound by memory bandwidth for few queries. With
+// (pair_order.hpp), so that a loaded row is converted once per group. Bound by memory bandwidth for few queries. With
 // ascending ranges the blocks that a query sees, and so its result, do not depend on the other queries of the call.
 #pragma once
 
+#include "kernels/cpu/simd/pair_order.hpp"
 #include "kernels/cpu/simd/row_cursor.hpp"
-#include "kernels/cpu/simd/vector.hpp"
 
 namespace squeeze {
 namespace {
@@ -37,34 +37,6 @@ struct FewScratch {
 };
 
 SQUEEZE_INLINE void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
-
-// Calls body(c, n) for the vectors beyond the last whole pair.
-template <class Body>
-SQUEEZE_INLINE void for_last_vectors(int64_t dim, const Body& body) {
-  for (int64_t c = dim / (2 * kLanes) * (2 * kLanes); c < dim; c += kLanes) body(c, smaller(kLanes, dim - c));
-}
-
-template <DType T>
-inline void to_pair_order(const float* in, int64_t dim, float* out) {
-  for (int64_t c = 0; c + 2 * kLanes <= dim; c += 2 * kLanes) {
-    Vec first = load_f32(in + c), second = load_f32(in + c + kLanes);
-    if (T == DType::bf16) split_pairs(first, second);
-    store_f32(out + c, first);
-    store_f32(out + c + kLanes, second);
-  }
-  for_last_vectors(dim, [&](int64_t c, int64_t n) { store_f32(out + c, load_f32_some(in + c, n)); });
-}
-
-template <DType T>
-inline void from_pair_order(const float* in, int64_t dim, float* out) {
-  for (int64_t c = 0; c + 2 * kLanes <= dim; c += 2 * kLanes) {
-    Vec first = load_f32(in + c), second = load_f32(in + c + kLanes);
-    if (T == DType::bf16) join_pairs(first, second);
-    store_f32(out + c, first);
-    store_f32(out + c + kLanes, second);
-  }
-  for_last_vectors(dim, [&](int64_t c, int64_t n) { store_f32_some(out + c, load_f32(in + c), n); });
-}
 
 // total[i][r] = lanes of dot(query i, row r): one accumulator each, whatever Q and R.
 template <DType T, int Q, int R>

@@ -37,19 +37,6 @@ SQUEEZE_INLINE Vec load_some(const void* data, int64_t i, int64_t n) {
   }
 }
 
-// The two vectors of the 2 * kLanes elements from `i` on, in the order that is cheapest to load, "pair order": of bf16
-// the even and the odd ones, else one half and the other.
-template <DType T>
-SQUEEZE_INLINE Vec load_first(const void* data, int64_t i) {
-  if constexpr (T == DType::bf16) return load_bf16_even(static_cast<const uint16_t*>(data) + i);
-  return load<T>(data, i);
-}
-template <DType T>
-SQUEEZE_INLINE Vec load_second(const void* data, int64_t i) {
-  if constexpr (T == DType::bf16) return load_bf16_odd(static_cast<const uint16_t*>(data) + i);
-  return load<T>(data, i + kLanes);
-}
-
 template <DType T>
 constexpr int64_t kElementBytes = size_of(T);
 
