@@ -5,7 +5,8 @@ if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
   cat <<'HELP'
 usage: scripts/bench.sh [OUTPUT.md [BENCH OPTIONS...]]
 Builds the release programs, runs build/bin/bench (its options: build/bin/bench --help) and, if python3 (or $PYTHON) has PyTorch,
-scripts/bench_peers.py, and writes OUTPUT.md (default docs/performance.md). About 10 minutes on two cores, 12 GB of memory.
+scripts/bench_peers.py (with llama-cpp-python: llama.cpp too), and writes OUTPUT.md (default docs/performance.md). About 20 minutes on
+two cores, 12 GB of memory.
 HELP
   exit 0
 fi
@@ -32,7 +33,7 @@ trap 'rm -f "$table"' EXIT
   build/bin/bench --commit "$commit" "$@"
   if "$python" -c 'import torch' 2>/dev/null; then
     echo
-    echo "## Next to PyTorch"
+    echo "## Next to PyTorch and llama.cpp"
     echo
     "$python" scripts/bench_peers.py
   fi
