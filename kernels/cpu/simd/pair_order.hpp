@@ -25,25 +25,32 @@ SQUEEZE_INLINE void for_last_vectors(int64_t dim, const Body& body) {
   for (int64_t c = dim / (2 * kLanes) * (2 * kLanes); c < dim; c += kLanes) body(c, smaller(kLanes, dim - c));
 }
 
-template <DType T>
-inline void to_pair_order(const float* in, int64_t dim, float* out) {
+// The whole pairs of `in`, each reordered in registers, to `out`.
+template <class Reorder>
+SQUEEZE_INLINE void reorder_pairs(const float* in, int64_t dim, float* out, const Reorder& reorder) {
   for (int64_t c = 0; c + 2 * kLanes <= dim; c += 2 * kLanes) {
     Vec first = load_f32(in + c), second = load_f32(in + c + kLanes);
-    if (T == DType::bf16) split_pairs(first, second);
+    reorder(first, second);
     store_f32(out + c, first);
     store_f32(out + c + kLanes, second);
   }
+}
+
+// out has room for whole vectors: what lies beyond dim becomes zero.
+template <DType T>
+inline void to_pair_order(const float* in, int64_t dim, float* out) {
+  reorder_pairs(in, dim, out, [](Vec& a, Vec& b) {
+    if (T == DType::bf16) split_pairs(a, b);
+  });
   for_last_vectors(dim, [&](int64_t c, int64_t n) { store_f32(out + c, load_f32_some(in + c, n)); });
 }
 
+// The inverse; nothing beyond dim is written.
 template <DType T>
 inline void from_pair_order(const float* in, int64_t dim, float* out) {
-  for (int64_t c = 0; c + 2 * kLanes <= dim; c += 2 * kLanes) {
-    Vec first = load_f32(in + c), second = load_f32(in + c + kLanes);
-    if (T == DType::bf16) join_pairs(first, second);
-    store_f32(out + c, first);
-    store_f32(out + c + kLanes, second);
-  }
+  reorder_pairs(in, dim, out, [](Vec& a, Vec& b) {
+    if (T == DType::bf16) join_pairs(a, b);
+  });
   for_last_vectors(dim, [&](int64_t c, int64_t n) { store_f32_some(out + c, load_f32(in + c), n); });
 }
 
