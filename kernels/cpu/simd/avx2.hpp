@@ -85,15 +85,6 @@ SQUEEZE_INLINE Vec load_i8_some(const int8_t* p, int64_t n) {
   return load_i8(padded);
 }
 
-SQUEEZE_INLINE IntVec load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-SQUEEZE_INLINE IntVec add_i16(IntVec a, IntVec b) { return _mm256_add_epi16(a, b); }
-SQUEEZE_INLINE IntVec add_i32(IntVec a, IntVec b) { return _mm256_add_epi32(a, b); }
-// Products of unsigned by signed bytes, added in pairs to int16.
-SQUEEZE_INLINE IntVec multiply_u8_i8(IntVec a, IntVec b) { return _mm256_maddubs_epi16(a, b); }
-// int32: twice the sum of the lane's two int16.
-SQUEEZE_INLINE IntVec twice_pair_sums(IntVec x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(2)); }
-SQUEEZE_INLINE Vec float_of(IntVec x) { return _mm256_cvtepi32_ps(x); }
-
 // Rounds to nearest even; a NaN stays a quiet NaN.
 SQUEEZE_INLINE __m128i narrow_bf16(Vec x) {
   const __m256i bits = _mm256_castps_si256(x);

@@ -85,15 +85,6 @@ SQUEEZE_INLINE Vec load_i8_some(const int8_t* p, int64_t n) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_mask(n), p)));
 }
 
-SQUEEZE_INLINE IntVec load_bytes(const uint8_t* p) { return _mm512_load_si512(p); }
-SQUEEZE_INLINE IntVec add_i16(IntVec a, IntVec b) { return _mm512_add_epi16(a, b); }
-SQUEEZE_INLINE IntVec add_i32(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
-// Products of unsigned by signed bytes, added in pairs to int16.
-SQUEEZE_INLINE IntVec multiply_u8_i8(IntVec a, IntVec b) { return _mm512_maddubs_epi16(a, b); }
-// int32: twice the sum of the lane's two int16.
-SQUEEZE_INLINE IntVec twice_pair_sums(IntVec x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(2)); }
-SQUEEZE_INLINE Vec float_of(IntVec x) { return _mm512_cvtepi32_ps(x); }
-
 // Rounds to nearest even; a NaN stays a quiet NaN.
 SQUEEZE_INLINE __m256i narrow_bf16(Vec x) {
   const __m512i bits = _mm512_castps_si512(x);
