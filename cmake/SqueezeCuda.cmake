@@ -12,9 +12,10 @@ if(NOT SQUEEZE_CUDA STREQUAL "OFF")
     find_package(CUDAToolkit 11.8 QUIET)  # the first one for Hopper
   endif()
   if(CMAKE_CUDA_COMPILER AND TARGET CUDA::cudart_static)
-    # Ampere to Hopper; override with -DCMAKE_CUDA_ARCHITECTURES=...
+    # Machine code for Ampere and Ada (8.6 and 8.9 run that of 8.0) and for Hopper, PTX for what comes after; override
+    # with -DCMAKE_CUDA_ARCHITECTURES=...
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES "80;86;89;90")
+      set(CMAKE_CUDA_ARCHITECTURES "80-real;90")
     endif()
     enable_language(CUDA)
     set(CMAKE_CUDA_STANDARD 17)

@@ -12,7 +12,7 @@ rule() {
   found=$(grep -nE "$pattern" "$@" /dev/null || true)
   [ -z "$found" ] || { echo "$name:"; echo "$found"; status=1; }
 }
-sources() { find "$@" -name '*.cpp' -o -name '*.hpp' -o -name '*.cu'; }
+sources() { find "$@" -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh'; }
 
 rule "kernels include only kernels" '#include "(lib|formats|tools)/' $(sources kernels)
 rule "lib includes only lib and kernels" '#include "(formats|tools)/' $(sources lib)

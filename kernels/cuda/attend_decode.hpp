@@ -1,0 +1,58 @@
+// Attention of one token per request over rows of an indexed context, its tail and what was dropped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/device_memory.hpp"
+#include "kernels/dtype.hpp"
+
+namespace squeeze::cuda {
+
+inline constexpr int kMaxGroup = 16;  // query heads per KV head
+
+// Softmax attention of `group` query heads over the union of three parts, each of which may be empty. All pointers are
+// device memory; keys, values and value means are f16 or bf16 with rows of head_dim, 16-byte aligned. Counts are read
+// on the device, so that a captured graph can be replayed as they change.
+struct AttendDecodeArgs {
+  const float* queries;  // [n_works, group, head_dim]; a work is one KV head of one request, a request's together
+  int n_works;
+  int n_kv_heads;  // work w reads KV head w % n_kv_heads
+  int group;       // at most kMaxGroup
+  int head_dim;    // 64, 96, 128 or 256
+  float scale;
+  DType dtype;
+
+  // Rows of the context.
+  const void* keys;    // [n_kv_heads, n_tokens, head_dim]
+  const void* values;  // [n_kv_heads, n_tokens, head_dim]
+  int64_t n_tokens;
+  const int32_t* rows;  // [n_works, rows_stride]; null: rows 0, 1, 2, ...
+  int64_t rows_stride;
+  const int32_t* n_rows;  // [n_works]
+
+  // The tail: the first n_tail rows.
+  const void* tail_keys;  // [n_works, tail_capacity, head_dim]
+  const void* tail_values;
+  int64_t tail_capacity;
+  const int32_t* n_tail;  // [n_works]; null: no tail
+
+  // Dropped clusters, at their value means with given logits (log N_i + s q·C_i).
+  const void* value_means;  // [n_kv_heads, n_clusters, head_dim]
+  int64_t n_clusters;
+  const int32_t* rest;       // [n_works, rest_stride] clusters
+  const float* rest_logits;  // [n_works, group, rest_stride]
+  int64_t rest_stride;
+  const int32_t* n_rest;  // [n_works]; null: none
+
+  float* out;       // [n_works, group, head_dim]; zeros where there is nothing to attend to
+  float* lse;       // [n_works, group], or null
+  void* workspace;  // attend_decode_workspace_bytes, zero before the first call; a call leaves it fit for the next
+};
+
+size_t attend_decode_workspace_bytes(int n_works, int group, int head_dim);
+
+// Throws std::invalid_argument for sizes that it does not support.
+void attend_decode(const AttendDecodeArgs& args, Stream stream);
+
+}  // namespace squeeze::cuda

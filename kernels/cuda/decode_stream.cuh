@@ -1,0 +1,163 @@
+// How a warp of attend_decode.cu walks through its units: copies ahead, then the running softmax.
+#pragma once
+
+#include "kernels/cuda/attend_decode.hpp"
+#include "kernels/cuda/decode_state.cuh"
+
+namespace squeeze::cuda {
+
+inline constexpr int kUnitRows = 16;
+
+template <class TElement, int kHeadDim, bool kSplitRows, int kNumWarps, int kNumStages>
+struct DecodeConfig {
+  using T = TElement;
+  static constexpr int kDim = kHeadDim;
+  static constexpr bool kSplit = kSplitRows;
+  static constexpr int kWarps = kNumWarps;
+  static constexpr int kStages = kNumStages;
+  static constexpr int kThreads = kWarps * kWarpSize;
+  static constexpr int kStride = kDim + 8;  // elements of a row in shared memory: eight rows hit different banks
+  static constexpr int kStageElements = 2 * kUnitRows * kStride;  // keys, then values
+  static constexpr size_t kRingBytes = sizeof(uint16_t) * kWarps * kStages * kStageElements;
+  static_assert(kRingBytes >= sizeof(float) * kWarps * kMaxGroup * (kDim + 2), "the warps' states fit in the rings");
+};
+
+enum class Part { context, tail, rest };
+
+// Where the rows of one unit are.
+struct Unit {
+  Part part;
+  int first;    // position in the part's list
+  int n_valid;  // rows; the others of the 16 are absent
+};
+
+struct Units {  // of one work
+  int n_context, n_tail, n_rest;
+
+  __device__ static Units of(const AttendDecodeArgs& a, int work) {
+    return {a.n_rows[work], a.n_tail ? a.n_tail[work] : 0, a.n_rest ? a.n_rest[work] : 0};
+  }
+  __device__ static int count(int n_rows) { return (n_rows + kUnitRows - 1) / kUnitRows; }
+  __device__ int total() const { return count(n_context) + count(n_tail) + count(n_rest); }
+  __device__ Unit at(int unit) const {
+    Part part = Part::context;
+    int n = n_context;
+    if (unit >= count(n)) {
+      unit -= count(n);
+      part = Part::tail;
+      n = n_tail;
+      if (unit >= count(n)) {
+        unit -= count(n);
+        part = Part::rest;
+        n = n_rest;
+      }
+    }
+    const int first = unit * kUnitRows;
+    return {part, first, n - first < kUnitRows ? n - first : kUnitRows};
+  }
+};
+
+// One warp's way through its units of one work.
+template <class C>
+class WarpStream {
+ public:
+  __device__ WarpStream(const AttendDecodeArgs& args, int work, uint16_t* ring)
+      : a_(args), work_(work), units_(Units::of(args, work)), ring_(ring), lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+  // Units begin, begin + step, ... below end of the work.
+  __device__ void run(int begin, int end, int step, const QueryFragments<C>& queries, RunningSoftmax<C>& state) {
+    int ahead = begin;  // the next unit to be fetched
+    next_row_ = row_id(ahead, end);
+#pragma unroll
+    for (int s = 0; s < C::kStages - 1; ++s) fetch(ahead, end, step, s);
+    int stage = 0;
+    for (int unit = begin; unit < end; unit += step) {
+      copy_async_wait<C::kStages - 2>();
+      __syncwarp();  // the unit has landed for every lane, and every lane has left the stage that is filled next
+      fetch(ahead, end, step, stage == 0 ? C::kStages - 1 : stage - 1);
+      add_unit(units_.at(unit), ring_ + stage * C::kStageElements, queries, state);
+      stage = stage + 1 == C::kStages ? 0 : stage + 1;
+    }
+    copy_async_wait<0>();
+  }
+
+ private:
+  // Lanes 0 to 15: the row of the unit's row `lane`; -1: absent.
+  __device__ int row_id(int unit, int end) const {
+    if (unit >= end || lane_ >= kUnitRows) return -1;
+    const Unit at = units_.at(unit);
+    if (lane_ >= at.n_valid) return -1;
+    const int position = at.first + lane_;
+    if (at.part == Part::tail) return position;
+    if (at.part == Part::rest) return a_.rest[work_ * a_.rest_stride + position];
+    return a_.rows ? a_.rows[work_ * a_.rows_stride + position] : position;
+  }
+
+  // Starts the copies of unit `ahead` and reads the row numbers of the one after it.
+  __device__ void fetch(int& ahead, int end, int step, int stage) {
+    if (ahead < end) copy_rows(units_.at(ahead).part, ring_ + stage * C::kStageElements);
+    copy_async_commit();
+    ahead += step;
+    next_row_ = row_id(ahead, end);
+  }
+
+  __device__ void copy_rows(Part part, uint16_t* stage) const {
+    const int64_t head = work_ % a_.n_kv_heads;
+    if (part == Part::rest) {
+      copy_from(a_.value_means, head * a_.n_clusters, stage + kUnitRows * C::kStride);
+      return;
+    }
+    const bool tail = part == Part::tail;
+    const int64_t first = tail ? work_ * a_.tail_capacity : head * a_.n_tokens;
+    copy_from(tail ? a_.tail_keys : a_.keys, first, stage);
+    copy_from(tail ? a_.tail_values : a_.values, first, stage + kUnitRows * C::kStride);
+  }
+
+  __device__ void copy_from(const void* base, int64_t first_row, uint16_t* to) const {
+    constexpr int kChunks = C::kDim / 8;  // of 16 bytes, per row
+    const auto* from = static_cast<const uint16_t*>(base);
+#pragma unroll
+    for (int i = 0; i < kUnitRows * kChunks / kWarpSize; ++i) {
+      const int chunk = i * kWarpSize + lane_;
+      const int row = chunk / kChunks, column = chunk % kChunks * 8;
+      const int id = __shfl_sync(kAllLanes, next_row_, row);
+      copy_async_16(to + row * C::kStride + column, from + (first_row + (id < 0 ? 0 : id)) * C::kDim + column, id >= 0);
+    }
+  }
+
+  __device__ void add_unit(const Unit& unit, const uint16_t* stage, const QueryFragments<C>& queries,
+                           RunningSoftmax<C>& state) const {
+    float logits[2][4];
+    if (unit.part == Part::rest) {
+      rest_logits(unit, logits);
+    } else {
+      queries.logits(stage, a_.scale * kLog2E, logits);
+    }
+    state.add(logits, unit.n_valid, stage + kUnitRows * C::kStride);
+  }
+
+  __device__ void rest_logits(const Unit& unit, float (&logits)[2][4]) const {
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int head = lane_ / 4 + i / 2 * 8;
+        const int position = tile * 8 + lane_ % 4 * 2 + i % 2;
+        const bool present = head < a_.group && position < unit.n_valid;
+        logits[tile][i] = present ? a_.rest_logits[(static_cast<int64_t>(work_) * a_.group + head) * a_.rest_stride +
+                                                   unit.first + position] *
+                                        kLog2E
+                                  : 0.0f;
+      }
+    }
+  }
+
+  const AttendDecodeArgs& a_;
+  int work_;
+  Units units_;
+  uint16_t* ring_;
+  int lane_;
+  int next_row_ = -1;
+};
+
+}  // namespace squeeze::cuda

@@ -1,0 +1,27 @@
+// Device memory of the emulation: the host's.
+#include "kernels/cuda/device_memory.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace squeeze::cuda {
+
+const DeviceLimits& device_limits() {
+  static const DeviceLimits limits{3, 227 << 10, 228 << 10};
+  return limits;
+}
+
+void* allocate_device(size_t bytes) { return bytes > 0 ? std::aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr; }
+void free_device(void* memory) noexcept { std::free(memory); }
+void copy_to_device(void* to, const void* from, size_t bytes, Stream) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void copy_to_host(void* to, const void* from, size_t bytes, Stream) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void fill_device(void* memory, int byte, size_t bytes, Stream) {
+  if (bytes > 0) std::memset(memory, byte, bytes);
+}
+void synchronize(Stream) {}
+
+}  // namespace squeeze::cuda

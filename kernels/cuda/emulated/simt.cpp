@@ -1,0 +1,229 @@
+// Threads as fibers: each runs until it waits, then the next one does. A fiber is begun by setcontext and switched by
+// longjmp, which asks the kernel for nothing; AddressSanitizer only understands swapcontext.
+#include "kernels/cuda/emulated/simt.hpp"
+
+#include <ucontext.h>
+#include <csetjmp>
+
+#include <cassert>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace squeeze::emulated {
+namespace {
+
+constexpr size_t kStackBytes = 128 << 10;
+constexpr unsigned kWarp = 32;
+
+struct Barrier {
+  unsigned expected = 0, arrived = 0, generation = 0;
+  void arrive() {
+    if (++arrived == expected) release();
+  }
+  void leave() {  // a thread has ended
+    if (--expected > 0 && arrived == expected) release();
+  }
+  void release() {
+    arrived = 0;
+    ++generation;
+  }
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes, bytes_read;
+  void land() const {
+    std::memcpy(to, from, bytes_read);
+    std::memset(static_cast<std::byte*>(to) + bytes_read, 0, bytes - bytes_read);
+  }
+};
+
+struct Warp {
+  Barrier barrier;
+  std::byte slots[2][kWarp * 64];
+};
+
+struct Block {
+  Barrier barrier;
+  std::vector<Warp> warps;
+  std::unique_ptr<std::byte, decltype(&std::free)> shared{nullptr, &std::free};
+};
+
+struct Fiber {
+  Thread thread;
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  ucontext_t context;
+  std::jmp_buf jump;
+  bool begun = false;
+  std::unique_ptr<std::byte[]> stack;
+  const Barrier* waits_for = nullptr;
+  unsigned generation = 0;  // of what it waits for
+  bool ended = false;
+  unsigned n_exchanges = 0;
+  std::deque<std::vector<Copy>> groups;
+  std::vector<Copy> open_group;
+};
+
+Fiber* running = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+ucontext_t scheduler;
+void switch_to_scheduler(Fiber& self) { swapcontext(&self.context, &scheduler); }
+void switch_to_fiber(Fiber& fiber) { swapcontext(&scheduler, &fiber.context); }
+#else
+std::jmp_buf scheduler;
+void switch_to_scheduler(Fiber& self) {
+  if (_setjmp(self.jump) == 0) _longjmp(scheduler, 1);
+}
+void switch_to_fiber(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.jump, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
+}
+#endif
+Barrier grid_barrier;
+const std::function<void()>* kernel_body = nullptr;
+std::exception_ptr failure;
+
+void wait_at(Barrier& barrier) {
+  Fiber* self = running;
+  self->waits_for = &barrier;
+  self->generation = barrier.generation;
+  barrier.arrive();
+  if (barrier.generation == self->generation) switch_to_scheduler(*self);
+  self->waits_for = nullptr;
+}
+
+void fiber_main() {
+  try {
+    (*kernel_body)();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  Fiber* self = running;
+  self->ended = true;
+  self->warp->barrier.leave();
+  self->block->barrier.leave();
+  grid_barrier.leave();
+  switch_to_scheduler(*self);
+}
+
+bool can_run(const Fiber& fiber) {
+  return !fiber.ended && (!fiber.waits_for || fiber.waits_for->generation != fiber.generation);
+}
+
+void run_fibers(std::vector<Fiber>& fibers) {
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (size_t i = 0; i < fibers.size(); ++i) {
+      Fiber& fiber = fibers[settings().ascending ? i : fibers.size() - 1 - i];
+      if (!can_run(fiber)) continue;
+      progress = true;
+      running = &fiber;
+      switch_to_fiber(fiber);
+      if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+    }
+  }
+  for (const Fiber& fiber : fibers) {
+    if (!fiber.ended) throw std::runtime_error("emulated kernel: a barrier that not all of its threads reach");
+  }
+}
+
+void fill_block(Block& block, Index at, Index grid, Index size, size_t shared_bytes, Fiber* fibers) {
+  const unsigned n_threads = size.x * size.y * size.z;
+  block.barrier.expected = n_threads;
+  block.warps.resize((n_threads + kWarp - 1) / kWarp);
+  if (shared_bytes > 0) {
+    block.shared.reset(static_cast<std::byte*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128)));
+    std::memset(block.shared.get(), 0xff, shared_bytes);
+  }
+  for (unsigned i = 0; i < n_threads; ++i) {
+    Fiber& fiber = fibers[i];
+    fiber.thread = {{i % size.x, i / size.x % size.y, i / size.x / size.y}, at, size, grid};
+    fiber.block = &block;
+    fiber.warp = &block.warps[i / kWarp];
+    ++fiber.warp->barrier.expected;
+    fiber.begun = false;
+    fiber.ended = false;
+    fiber.waits_for = nullptr;
+    fiber.n_exchanges = 0;
+    fiber.groups.clear();
+    fiber.open_group.clear();
+    if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_main, 0);
+  }
+}
+
+}  // namespace
+
+Settings& settings() {
+  static Settings own;
+  return own;
+}
+
+Thread& thread() { return running->thread; }
+std::byte* shared_memory() { return running->block->shared.get(); }
+void sync_block() { wait_at(running->block->barrier); }
+void sync_grid() { wait_at(grid_barrier); }
+
+void run_grid(Index grid, Index block, size_t shared_bytes, bool cooperative, const std::function<void()>& body) {
+  const unsigned n_blocks = grid.x * grid.y * grid.z;
+  const unsigned n_threads = block.x * block.y * block.z;
+  if (n_blocks == 0 || n_threads == 0 || n_threads > 1024) {
+    throw std::runtime_error("emulated kernel: a launch of " + std::to_string(n_blocks) + " blocks of " +
+                             std::to_string(n_threads) + " threads");
+  }
+  kernel_body = &body;
+  const unsigned together = cooperative ? n_blocks : 1;
+  std::vector<Fiber> fibers(size_t{together} * n_threads);
+  for (unsigned first = 0; first < n_blocks; first += together) {
+    std::vector<Block> blocks(together);
+    grid_barrier = {together * n_threads, 0, 0};
+    for (unsigned i = 0; i < together; ++i) {
+      const unsigned number = settings().ascending ? first + i : n_blocks - 1 - (first + i);
+      const Index at{number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
+      fill_block(blocks[i], at, grid, block, shared_bytes, fibers.data() + size_t{i} * n_threads);
+    }
+    run_fibers(fibers);
+  }
+}
+
+const std::byte* exchange(const void* own, size_t bytes) {
+  assert(bytes <= 64);
+  Fiber& self = *running;
+  std::byte* slots = self.warp->slots[self.n_exchanges++ % 2];
+  if (bytes > 0) std::memcpy(slots + (self.thread.index.x % kWarp) * 64, own, bytes);
+  wait_at(self.warp->barrier);
+  return slots;
+}
+
+void copy_async(void* to, const void* from, size_t bytes, size_t bytes_read) {
+  const Copy copy{to, from, bytes, bytes_read};
+  if (settings().copies_land_late) {
+    running->open_group.push_back(copy);
+  } else {
+    copy.land();
+  }
+}
+
+void copy_async_commit() { running->groups.push_back(std::exchange(running->open_group, {})); }
+
+void copy_async_wait(int pending) {
+  while (static_cast<int>(running->groups.size()) > pending) {
+    for (const Copy& copy : running->groups.front()) copy.land();
+    running->groups.pop_front();
+  }
+}
+
+}  // namespace squeeze::emulated

@@ -1,0 +1,238 @@
+// What kernels use of the device beyond the language: matrix instructions, asynchronous copies, conversions. Compiled
+// by nvcc these are PTX instructions (sm_80 and later); compiled by a C++ compiler they run in the emulation of
+// kernels/cuda/emulated, so that tests need no device. Fragment layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16"
+// and "mma.m16n8k32", "ldmatrix".
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/dtype.hpp"
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "kernels/cuda/emulated/simt.hpp"
+#endif
+
+namespace squeeze::cuda {
+
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+inline constexpr int kWarpSize = 32;
+inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kLn2 = 0.6931471805599453f;
+
+struct F16 {};  // tags of element types
+struct BF16 {};
+
+#if defined(__CUDACC__)
+
+__device__ __forceinline__ char* shared_memory() {
+  extern __shared__ __align__(128) char bytes[];
+  return bytes;
+}
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ uint2 load_8(const void* p) { return *static_cast<const uint2*>(p); }  // aligned
+__device__ __forceinline__ uint4 load_16(const void* p) { return *static_cast<const uint4*>(p); }
+
+// 2^x; 2^-infinity is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Two floats, rounded to nearest even, `low` in the low half.
+__device__ __forceinline__ uint32_t pack(float low, float high, BF16) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ __forceinline__ uint32_t pack(float low, float high, F16) {
+  uint32_t packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ __forceinline__ float unpack_low(uint32_t packed, BF16) { return __uint_as_float(packed << 16); }
+__device__ __forceinline__ float unpack_high(uint32_t packed, BF16) { return __uint_as_float(packed & 0xffff0000u); }
+__device__ __forceinline__ float half_to_float(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+__device__ __forceinline__ float unpack_low(uint32_t packed, F16) {
+  return half_to_float(static_cast<uint16_t>(packed & 0xffffu));
+}
+__device__ __forceinline__ float unpack_high(uint32_t packed, F16) {
+  return half_to_float(static_cast<uint16_t>(packed >> 16));
+}
+
+// Four signed bytes as f16, in two pairs; exact. 1024 + u is the f16 number 0x6400 + u.
+__device__ __forceinline__ void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second) {
+  const uint32_t offset = bytes ^ 0x80808080u;  // + 128
+  asm("sub.f16x2 %0, %1, %2;" : "=r"(first) : "r"(__byte_perm(offset, 0x64646464u, 0x4140)), "r"(0x64806480u));
+  asm("sub.f16x2 %0, %1, %2;" : "=r"(second) : "r"(__byte_perm(offset, 0x64646464u, 0x4342)), "r"(0x64806480u));
+}
+
+// d += a b, a 16 x 16, b 16 x 8, d 16 x 8 in float32.
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, BF16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, F16) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// The same for 8-bit integers, a signed 16 x 32, b unsigned 32 x 8; exact.
+__device__ __forceinline__ void mma_16x8x32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane i points at row i % 8 (16 bytes, aligned) of matrix i / 8.
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// 16 bytes from global to shared memory, zeros if not `valid`; visible after copy_async_wait and a barrier.
+__device__ __forceinline__ void copy_async_16(void* to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+               :
+               : "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+#else  // the emulation
+
+inline char* shared_memory() { return reinterpret_cast<char*>(emulated::shared_memory()); }
+struct Words {
+  uint32_t x, y, z, w;
+};
+template <size_t kBytes>
+Words load_words(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % kBytes != 0)
+    throw std::runtime_error("emulated kernel: a load that is not aligned");
+  Words words = {};
+  std::memcpy(&words, p, kBytes);
+  return words;
+}
+inline Words load_8(const void* p) { return load_words<8>(p); }
+inline Words load_16(const void* p) { return load_words<16>(p); }
+inline float exp2_fast(float x) { return std::exp2(x); }
+
+inline uint32_t pack(float low, float high, BF16) { return f32_to_bf16(low) | uint32_t{f32_to_bf16(high)} << 16; }
+inline uint32_t pack(float low, float high, F16) { return f32_to_f16(low) | uint32_t{f32_to_f16(high)} << 16; }
+inline float half_to_float(uint16_t bits) { return f16_to_f32(bits); }
+inline float widen(uint32_t bits, BF16) { return bf16_to_f32(static_cast<uint16_t>(bits)); }
+inline float widen(uint32_t bits, F16) { return f16_to_f32(static_cast<uint16_t>(bits)); }
+template <class T>
+float unpack_low(uint32_t packed, T tag) {
+  return widen(packed & 0xffffu, tag);
+}
+template <class T>
+float unpack_high(uint32_t packed, T tag) {
+  return widen(packed >> 16, tag);
+}
+
+inline void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second) {
+  const auto at = [&](int i) { return static_cast<float>(static_cast<int8_t>(bytes >> (8 * i) & 0xffu)); };
+  first = pack(at(0), at(1), F16{});
+  second = pack(at(2), at(3), F16{});
+}
+
+struct Fragments {  // of one lane
+  uint32_t a[4], b[2];
+};
+inline const std::byte* exchange_fragments(const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const Fragments own{{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  return emulated::exchange(&own, sizeof own);
+}
+
+template <class T>
+void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T tag) {
+  const std::byte* slots = exchange_fragments(a, b0, b1);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const auto element = [&](uint32_t packed, int k) {
+    return k % 2 ? unpack_high(packed, tag) : unpack_low(packed, tag);
+  };
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4, column = lane % 4 * 2 + i % 2;
+    double sum = double{d[i]};
+    for (int k = 0; k < 16; ++k) {
+      const auto of_a = emulated::lane_value<Fragments>(slots, row * 4 + k % 8 / 2);
+      const auto of_b = emulated::lane_value<Fragments>(slots, column * 4 + k % 8 / 2);
+      sum += double{element(of_a.a[i / 2 + k / 8 * 2], k)} * double{element(of_b.b[k / 8], k)};
+    }
+    d[i] = static_cast<float>(sum);
+  }
+}
+
+inline void mma_16x8x32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const std::byte* slots = exchange_fragments(a, b0, b1);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const auto byte_of = [](uint32_t word, int k) { return word >> (k % 4 * 8) & 0xffu; };
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 32; ++k) {
+      const auto of_a = emulated::lane_value<Fragments>(slots, row * 4 + k % 16 / 4);
+      const auto of_b = emulated::lane_value<Fragments>(slots, column * 4 + k % 16 / 4);
+      d[i] +=
+          static_cast<int8_t>(byte_of(of_a.a[i / 2 + k / 16 * 2], k)) * static_cast<int>(byte_of(of_b.b[k / 16], k));
+    }
+  }
+}
+
+template <bool kTransposed>
+void load_matrices_any(uint32_t (&r)[4], const void* row) {
+  const std::byte* slots = emulated::exchange(&row, sizeof row);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  for (int m = 0; m < 4; ++m) {
+    uint16_t element[2];
+    for (int e = 0; e < 2; ++e) {
+      const int i = kTransposed ? lane % 4 * 2 + e : lane / 4;
+      const int j = kTransposed ? lane / 4 : lane % 4 * 2 + e;
+      std::memcpy(&element[e], emulated::lane_value<const std::byte*>(slots, m * 8 + i) + j * 2, 2);
+    }
+    r[m] = element[0] | uint32_t{element[1]} << 16;
+  }
+  emulated::exchange(nullptr, 0);  // nobody writes before everybody has read
+}
+inline void load_matrices(uint32_t (&r)[4], const void* row) { load_matrices_any<false>(r, row); }
+inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) { load_matrices_any<true>(r, row); }
+
+inline void copy_async_16(void* to, const void* from, bool valid) {
+  emulated::copy_async(to, from, 16, valid ? 16 : 0);
+}
+inline void copy_async_commit() { emulated::copy_async_commit(); }
+template <int kPending>
+void copy_async_wait() {
+  emulated::copy_async_wait(kPending);
+}
+
+#endif
+
+}  // namespace squeeze::cuda

@@ -1,0 +1,227 @@
+// attend_decode against attention in double precision.
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/cuda/attend_decode.hpp"
+#include "tests/cuda/cases.hpp"
+
+namespace squeeze::cuda_tests {
+namespace {
+
+using cuda::DeviceArray;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Setting {
+  DType dtype = DType::bf16;
+  int group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1;
+  int n_tokens = 100;
+  bool lists_rows = true;         // else rows 0, 1, ...
+  std::vector<int> n_rows = {};   // per work, repeated; rows are drawn at random
+  std::vector<int> n_tail = {0};  // the same
+  std::vector<int> n_rest = {0};
+
+  int n_works() const { return n_requests * n_kv_heads; }
+};
+
+// A made-up call, and its answer.
+class Call {
+ public:
+  Call(const Setting& setting, uint64_t seed) : s_(setting), random_(seed) {
+    const size_t dim = size_t(s_.head_dim), n_works = size_t(s_.n_works());
+    queries_ = random_.normals(n_works * size_t(s_.group) * dim);
+    for (std::vector<uint16_t>* rows : {&keys_, &values_}) *rows = rows_of(size_t(s_.n_kv_heads * s_.n_tokens));
+    for (std::vector<uint16_t>* rows : {&tail_keys_, &tail_values_}) *rows = rows_of(n_works * kTailCapacity);
+    value_means_ = rows_of(size_t(s_.n_kv_heads) * kClusters);
+    row_lists_ = lists(s_.n_rows, s_.n_tokens, n_rows_);
+    rest_lists_ = lists(s_.n_rest, kClusters, n_rest_);
+    for (size_t w = 0; w < n_works; ++w) n_tail_.push_back(s_.n_tail[w % s_.n_tail.size()]);
+    rest_logits_ = random_.normals(n_works * size_t(s_.group) * kClusters, 2);
+  }
+
+  void run() {
+    const DeviceArray<float> queries(queries_), rest_logits(rest_logits_);
+    const DeviceArray<uint16_t> keys(keys_), values(values_), tail_keys(tail_keys_), tail_values(tail_values_),
+        value_means(value_means_);
+    const DeviceArray<int32_t> rows(row_lists_), n_rows(n_rows_), n_tail(n_tail_), rest(rest_lists_), n_rest(n_rest_);
+    const size_t n_heads = size_t(s_.n_works() * s_.group);
+    const DeviceArray<float> out(std::vector<float>(n_heads * size_t(s_.head_dim), NAN));
+    const DeviceArray<float> lse(std::vector<float>(n_heads, NAN));
+    const DeviceArray<char> workspace(cuda::attend_decode_workspace_bytes(s_.n_works(), s_.group, s_.head_dim));
+    const cuda::AttendDecodeArgs args{.queries = queries.data(),
+                                      .n_works = s_.n_works(),
+                                      .n_kv_heads = s_.n_kv_heads,
+                                      .group = s_.group,
+                                      .head_dim = s_.head_dim,
+                                      .scale = scale(),
+                                      .dtype = s_.dtype,
+                                      .keys = keys.data(),
+                                      .values = values.data(),
+                                      .n_tokens = s_.n_tokens,
+                                      .rows = s_.lists_rows ? rows.data() : nullptr,
+                                      .rows_stride = s_.n_tokens,
+                                      .n_rows = n_rows.data(),
+                                      .tail_keys = tail_keys.data(),
+                                      .tail_values = tail_values.data(),
+                                      .tail_capacity = kTailCapacity,
+                                      .n_tail = n_tail.data(),
+                                      .value_means = value_means.data(),
+                                      .n_clusters = kClusters,
+                                      .rest = rest.data(),
+                                      .rest_logits = rest_logits.data(),
+                                      .rest_stride = kClusters,
+                                      .n_rest = n_rest.data(),
+                                      .out = out.data(),
+                                      .lse = lse.data(),
+                                      .workspace = workspace.data()};
+    cuda::attend_decode(args, nullptr);
+    check(out.host(), lse.host());
+    const std::vector<float> first = out.host();
+    cuda::fill_device(out.data(), 0xff, out.size() * sizeof(float), nullptr);
+    cuda::attend_decode(args, nullptr);  // the workspace is fit for a second call, and the bits are the same
+    expect(out.host() == first, "a second call gives other bits");
+  }
+
+ private:
+  static constexpr int kTailCapacity = 40, kClusters = 50;
+
+  float scale() const { return 1 / std::sqrt(static_cast<float>(s_.head_dim)); }
+  std::vector<uint16_t> rows_of(size_t n) { return rounded(random_.normals(n * size_t(s_.head_dim)), s_.dtype); }
+
+  // Ascending random subsets of [0, n), each work's `n` apart.
+  std::vector<int32_t> lists(const std::vector<int>& sizes, int n, std::vector<int32_t>& counts) {
+    std::vector<int32_t> all;
+    for (int w = 0; w < s_.n_works(); ++w) {
+      const int size = sizes.empty() ? n : sizes[size_t(w) % sizes.size()];
+      std::vector<int32_t> numbers(static_cast<size_t>(n));
+      std::iota(numbers.begin(), numbers.end(), 0);
+      if (s_.lists_rows) std::shuffle(numbers.begin(), numbers.end(), std::mt19937_64(uint64_t(w)));
+      std::sort(numbers.begin(), numbers.begin() + size);
+      std::fill(numbers.begin() + size, numbers.end(), -12345);  // nobody may read these
+      all.insert(all.end(), numbers.begin(), numbers.end());
+      counts.push_back(size);
+    }
+    return all;
+  }
+
+  struct Row {
+    double logit;
+    const uint16_t* value;
+  };
+
+  // All that one query head attends to.
+  std::vector<Row> attended(int work, int head) const {
+    const size_t dim = size_t(s_.head_dim), kv = size_t(work % s_.n_kv_heads);
+    const float* query = queries_.data() + size_t(work * s_.group + head) * dim;
+    const auto logit = [&](const uint16_t* key) {
+      double dot = 0;
+      for (size_t c = 0; c < dim; ++c) dot += query_element(query[c]) * double{load_element(key, s_.dtype, int64_t(c))};
+      return dot * double{scale()};
+    };
+    std::vector<Row> rows;
+    for (int i = 0; i < n_rows_[size_t(work)]; ++i) {
+      const size_t row = kv * size_t(s_.n_tokens) + size_t(row_lists_[size_t(work * s_.n_tokens + i)]);
+      rows.push_back({logit(&keys_[row * dim]), &values_[row * dim]});
+    }
+    for (int i = 0; i < n_tail_[size_t(work)]; ++i) {
+      const size_t row = size_t(work) * kTailCapacity + size_t(i);
+      rows.push_back({logit(&tail_keys_[row * dim]), &tail_values_[row * dim]});
+    }
+    for (int i = 0; i < n_rest_[size_t(work)]; ++i) {
+      const size_t cluster = kv * kClusters + size_t(rest_lists_[size_t(work * kClusters + i)]);
+      rows.push_back(
+          {double{rest_logits_[size_t((work * s_.group + head) * kClusters + i)]}, &value_means_[cluster * dim]});
+    }
+    return rows;
+  }
+
+  // Groups of more than 8 heads round their queries to the type of the keys.
+  double query_element(float x) const {
+    if (s_.group <= 8) return double{x};
+    uint32_t bits = 0;
+    store_element(&bits, s_.dtype, 0, x);
+    return double{load_element(&bits, s_.dtype, 0)};
+  }
+
+  void check(const std::vector<float>& out, const std::vector<float>& lse) const {
+    std::vector<double> expected, expected_lse;
+    double largest_logit = 0;
+    for (int work = 0; work < s_.n_works(); ++work) {
+      for (int head = 0; head < s_.group; ++head) {
+        double max = -kInfinity, sum = 0;
+        const std::vector<Row> rows = attended(work, head);
+        for (const Row& row : rows) max = std::max(max, row.logit);
+        std::vector<double> acc(size_t(s_.head_dim), 0.0);
+        for (const Row& row : rows) {
+          largest_logit = std::max(largest_logit, std::abs(row.logit));
+          sum += std::exp(row.logit - max);
+          for (size_t c = 0; c < acc.size(); ++c) {
+            acc[c] += std::exp(row.logit - max) * double{load_element(row.value, s_.dtype, int64_t(c))};
+          }
+        }
+        for (const double x : acc) expected.push_back(sum > 0 ? x / sum : 0);
+        expected_lse.push_back(max + std::log(sum));
+      }
+    }
+    expect_close("output", out, expected, limit(largest_logit) * 5);  // values reach 5 deviations
+    for (size_t i = 0; i < lse.size(); ++i) {
+      if (expected_lse[i] == -kInfinity) {
+        expect(double{lse[i]} == -kInfinity, "log-sum-exp of nothing");
+      } else {
+        expect_close("log-sum-exp", {&lse[i], 1}, {&expected_lse[i], 1}, limit(largest_logit));
+      }
+    }
+  }
+
+  // Twice what rounding leaves of operands (16 bits and the next 16, or for more than 8 heads 16 of the weights alone),
+  // and float32 sums.
+  double limit(double largest_logit) const {
+    const double unit = s_.dtype == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
+    const double sums = (double(s_.head_dim) + double(s_.n_tokens)) * 6e-8;
+    const double operand = s_.group <= 8 ? std::max(unit * unit, 1e-6) : 0;
+    return 2 * (operand * (1 + largest_logit) + sums) + (s_.group <= 8 ? 0 : unit);
+  }
+
+  Setting s_;
+  Random random_;
+  std::vector<float> queries_, rest_logits_;
+  std::vector<uint16_t> keys_, values_, tail_keys_, tail_values_, value_means_;
+  std::vector<int32_t> row_lists_, rest_lists_, n_rows_, n_tail_, n_rest_;
+};
+
+void check_setting(const Setting& setting) { Call(setting, 1).run(); }
+
+}  // namespace
+
+std::vector<Case> attend_decode_cases() {
+  return {
+      {"attend_decode: all rows", [] { check_setting({.n_tokens = 333, .lists_rows = false}); }},
+      {"attend_decode: few units, most blocks idle", [] { check_setting({.n_kv_heads = 1, .n_rows = {17}}); }},
+      {"attend_decode: lists of very different lengths",
+       [] {
+         check_setting({.n_kv_heads = 4, .n_requests = 2, .n_tokens = 300, .n_rows = {0, 300, 1, 16, 31, 0}});
+       }},
+      {"attend_decode: nothing at all", [] { check_setting({.n_rows = {0}}); }},
+      {"attend_decode: a tail",
+       [] {
+         check_setting({.n_rows = {30, 0}, .n_tail = {1, 33, 16}});
+       }},
+      {"attend_decode: dropped clusters",
+       [] {
+         check_setting({.n_rows = {20, 0}, .n_tail = {3}, .n_rest = {50, 7}});
+       }},
+      {"attend_decode: f16",
+       [] { check_setting({.dtype = DType::f16, .n_rows = {70}, .n_tail = {5}, .n_rest = {9}}); }},
+      {"attend_decode: one head a group", [] { check_setting({.group = 1, .n_rows = {50}}); }},
+      {"attend_decode: seven heads a group", [] { check_setting({.group = 7, .n_rows = {50}}); }},
+      {"attend_decode: eight heads a group", [] { check_setting({.group = 8, .n_rows = {50}}); }},
+      {"attend_decode: nine heads a group", [] { check_setting({.group = 9, .n_rows = {50}, .n_rest = {9}}); }},
+      {"attend_decode: sixteen heads a group, f16",
+       [] { check_setting({.dtype = DType::f16, .group = 16, .n_rows = {50}, .n_tail = {4}}); }},
+      {"attend_decode: dim 64", [] { check_setting({.head_dim = 64, .n_rows = {90}, .n_rest = {20}}); }},
+      {"attend_decode: dim 96", [] { check_setting({.head_dim = 96, .n_rows = {90}, .n_rest = {20}}); }},
+      {"attend_decode: dim 256", [] { check_setting({.head_dim = 256, .n_rows = {90}, .n_rest = {20}}); }},
+  };
+}
+
+}  // namespace squeeze::cuda_tests
