@@ -7,9 +7,11 @@
 #include <utility>
 #include <vector>
 
+struct CUstream_st;  // CUDA's
+
 namespace squeeze::cuda {
 
-using Stream = struct CUstream_st*;  // null: the default stream
+using Stream = CUstream_st*;  // null: the default stream
 
 struct DeviceLimits {
   int n_multiprocessors = 0;

@@ -24,6 +24,16 @@ inline void check(cudaError_t status, const char* what) {
   }
 }
 
+// Blocks of a kernel that the device runs at once: as many as a cooperative launch may have.
+template <class Args>
+int resident_blocks(void (*kernel)(Args), unsigned threads, size_t shared_bytes) {
+  int per_multiprocessor = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, static_cast<int>(threads),
+                                                      shared_bytes),
+        "occupancy of a kernel");
+  return per_multiprocessor * device_limits().n_multiprocessors;
+}
+
 template <class Args>
 void launch(void (*kernel)(Args), const LaunchShape& shape, Stream stream, Args args) {
   const void* function = reinterpret_cast<const void*>(kernel);
@@ -40,6 +50,11 @@ void launch(void (*kernel)(Args), const LaunchShape& shape, Stream stream, Args 
 }
 
 #else
+
+template <class Args>
+int resident_blocks(void (*)(Args), unsigned, size_t) {
+  return device_limits().n_multiprocessors;
+}
 
 template <class Args>
 void launch(void (*kernel)(Args), const LaunchShape& shape, Stream, Args args) {

@@ -115,6 +115,9 @@ __device__ void score_tiles(const LookupArgs& a, int work, const LookupSpace& sp
       const float factor = C::kBytes ? a.scale * a.centroid_scales[head * a.n_clusters + cluster] : a.scale;
       const float logit = factor * dots[i];
       space.logits[(static_cast<int64_t>(work) * a.group + query_head) * a.n_clusters + position] = logit;
+      if (a.cluster_logits) {
+        a.cluster_logits[(static_cast<int64_t>(work) * a.group + query_head) * a.n_clusters + cluster] = logit;
+      }
       sums[i / 2].add(logit, items.n_keys(cluster));
     }
   }

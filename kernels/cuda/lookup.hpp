@@ -56,6 +56,10 @@ struct LookupArgs {
   int rest_offset;
   float* dropped_out;  // [n_works, group, 2], for the next level; null: not wanted
 
+  // For the sketches below the leaves (sketch_lookup.hpp); null: not wanted.
+  float* cluster_logits;  // [n_works, group, n_clusters], by cluster; of those in play
+  float* top_logits;      // [n_works, group], the largest, dropped ones included
+
   void* workspace;  // lookup_workspace_bytes, zero before the first call; a call leaves it fit for the next
 };
 

@@ -27,6 +27,7 @@ __device__ inline void sum_up(const LookupArgs& a, int work, const LookupSpace& 
     }
     shared.max[head] = all.max;
     shared.factor[head] = 1.0f / (all.sum * static_cast<float>(a.group));
+    if (a.top_logits) a.top_logits[at] = all.max;
   }
   __syncthreads();
 }

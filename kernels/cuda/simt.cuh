@@ -9,6 +9,7 @@
 #include "kernels/dtype.hpp"
 
 #if defined(__CUDACC__)
+#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 #else
 #include <algorithm>
@@ -37,6 +38,9 @@ __device__ __forceinline__ char* shared_memory() {
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
+
+// Waits for all blocks of a cooperative launch; what they wrote before is visible after.
+__device__ __forceinline__ void sync_grid() { cooperative_groups::this_grid().sync(); }
 
 __device__ __forceinline__ uint2 load_8(const void* p) { return *static_cast<const uint2*>(p); }  // aligned
 __device__ __forceinline__ uint4 load_16(const void* p) { return *static_cast<const uint4*>(p); }
@@ -129,6 +133,7 @@ __device__ __forceinline__ void copy_async_wait() {
 #else  // the emulation
 
 inline char* shared_memory() { return reinterpret_cast<char*>(emulated::shared_memory()); }
+inline void sync_grid() { emulated::sync_grid(); }
 struct Words {
   uint32_t x, y, z, w;
 };

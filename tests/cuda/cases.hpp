@@ -21,6 +21,7 @@ struct Case {
 // One function per file of tests; main.cpp lists them.
 std::vector<Case> attend_decode_cases();
 std::vector<Case> lookup_cases();
+std::vector<Case> sketch_lookup_cases();
 
 inline void expect(bool holds, const std::string& what) {
   if (!holds) throw std::runtime_error(what);

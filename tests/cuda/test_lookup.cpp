@@ -56,7 +56,7 @@ class Call {
  private:
   struct Result {
     std::vector<int32_t> kept, n_kept, rest, n_rest;
-    std::vector<float> rest_logits, dropped;
+    std::vector<float> rest_logits, dropped, cluster_logits, top_logits;
   };
 
   int n_tokens() const { return first_row_.back() + s_.n_window; }
@@ -184,6 +184,8 @@ class Call {
     const DeviceArray<int32_t> rest(std::vector<int32_t>(n_works * rest_stride, -7));
     const DeviceArray<int32_t> n_rest(std::vector<int32_t>(n_works, 2));  // two from the level above
     const DeviceArray<float> rest_logits(n_works * size_t(s_.group) * rest_stride);
+    const DeviceArray<float> cluster_logits(n_works * size_t(s_.group) * size_t(s_.n_clusters));
+    const DeviceArray<float> top_logits(n_works * size_t(s_.group));
     const DeviceArray<float> dropped_out(n_works * size_t(s_.group) * 2);
     const DeviceArray<char> workspace(cuda::lookup_workspace_bytes(s_.n_works(), s_.group, s_.n_clusters));
     const cuda::LookupArgs args{.queries = queries.data(),
@@ -216,12 +218,15 @@ class Call {
                                 .rest_stride = int64_t(rest_stride),
                                 .rest_offset = 1000,
                                 .dropped_out = dropped_out.data(),
+                                .cluster_logits = cluster_logits.data(),
+                                .top_logits = top_logits.data(),
                                 .workspace = workspace.data()};
     cuda::lookup(args, nullptr);
     const std::vector<int32_t> once = kept.host();
     if (!s_.in_play) cuda::lookup(args, nullptr);  // the workspace is fit for a second call
     expect(kept.host() == once, "a second call keeps something else");
-    return {kept.host(), n_kept.host(), rest.host(), n_rest.host(), rest_logits.host(), dropped_out.host()};
+    return {kept.host(),        n_kept.host(),      rest.host(),           n_rest.host(),
+            rest_logits.host(), dropped_out.host(), cluster_logits.host(), top_logits.host()};
   }
 
   Expected expected(int work) const {
@@ -273,6 +278,7 @@ class Call {
       const std::vector<double>& logits = wanted.rest_logits[head];
       expect_close("logits of what is dropped", {found.rest_logits.data() + row * stride + n_before, logits.size()},
                    logits, 1e-4);
+      check_logits(work, int(head), found);
       const float max = found.dropped[2 * row], sum = found.dropped[2 * row + 1];
       if (wanted.log_dropped[head] > -1e300) {
         const float log_dropped = max + std::log(sum);
@@ -281,6 +287,18 @@ class Call {
         expect(sum == 0.0f, "dropped mass of nothing");
       }
     }
+  }
+
+  void check_logits(int work, int head, const Result& found) const {
+    const size_t row = size_t(work * s_.group + head);
+    double top = s_.in_play ? double{dropped_[2 * row]} : -1e300;
+    for (const int cluster : items(work)) {
+      const double expected = logit(work, head, cluster);
+      top = std::max(top, expected);
+      expect_close("logit of a cluster", {&found.cluster_logits[row * size_t(s_.n_clusters) + size_t(cluster)], 1},
+                   {&expected, 1}, 1e-4);
+    }
+    expect_close("top logit", {&found.top_logits[row], 1}, {&top, 1}, 1e-4);
   }
 
   Setting s_;

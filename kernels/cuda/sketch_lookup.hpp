@@ -1,0 +1,65 @@
+// The last stage of a lookup: the keys of the leaves that were kept, told apart by their sketches (lib/index/sketch.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/device_memory.hpp"
+
+namespace squeeze::cuda {
+
+// All pointers are device memory; works, queries and clusters as in lookup.hpp, whose results come in here.
+struct SketchLookupArgs {
+  const float* queries;  // [n_works, group, head_dim]
+  int n_works;
+  int n_kv_heads;
+  int group;     // at most 16
+  int head_dim;  // 64, 96, 128 or 256
+  float scale;
+
+  const float* rotation;   // [head_dim, head_dim]
+  const uint8_t* codes;    // [n_kv_heads, n_clustered, bits * head_dim / 8]
+  const uint16_t* scales;  // f16 [n_kv_heads, n_clustered]
+  int bits;                // 1 or 2
+  int64_t n_clustered;
+
+  // The leaves that lookup() kept (it wrote their numbers, given first_child 0, 1, 2, ...).
+  const int32_t* first_row;  // [n_kv_heads, n_clusters + 1]
+  int n_clusters;
+  const int32_t* leaves;    // [n_works, leaves_stride], ascending
+  int64_t leaves_stride;
+  const int32_t* n_leaves;  // [n_works]
+  const float* cluster_logits;  // [n_works, group, n_clusters]
+  const float* top_logits;      // [n_works, group]
+  const float* dropped;         // [n_works, group, 2]
+
+  // Keeps the best keys by score, as many as what the sketches leave of `bytes` pays for: (bytes - n_candidates *
+  // sketch_bytes) / key_bytes. Scores that lie in the same 32nd of an octave count as equal; the lower row first.
+  int64_t bytes;
+  int sketch_bytes, key_bytes;
+
+  // Sinks, the kept rows and window, ascending.
+  int n_sinks, n_window, n_tokens;
+  int32_t* rows;  // [n_works, rows_stride]
+  int64_t rows_stride;
+  int32_t* n_rows;  // [n_works]
+
+  // What the leaves lost: behind the n_rest entries of lookup(), one per leaf of the list; a logit of -infinity for a
+  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped, less
+  // what the noise of the estimates adds to it (as lib/attention/key_stage.hpp).
+  int32_t* rest;       // [n_works, rest_stride]
+  float* rest_logits;  // [n_works, group, rest_stride]
+  int64_t rest_stride;
+  int rest_offset;
+  const int32_t* n_rest;  // [n_works]
+  int32_t* n_rest_out;    // [n_works]; not n_rest
+
+  void* workspace;  // sketch_lookup_workspace_bytes
+};
+
+size_t sketch_lookup_workspace_bytes(int n_works, int group, int64_t n_clustered, int n_clusters);
+
+// Throws std::invalid_argument for sizes that it does not support.
+void sketch_lookup(const SketchLookupArgs& args, Stream stream);
+
+}  // namespace squeeze::cuda

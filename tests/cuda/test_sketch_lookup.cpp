@@ -1,0 +1,329 @@
+// sketch_lookup against estimates in double precision: how many keys are kept, that they are the best, and what the
+// leaves lost.
+#include "kernels/cuda/sketch_lookup.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "tests/cuda/cases.hpp"
+
+namespace squeeze::cuda_tests {
+namespace {
+
+using cuda::DeviceArray;
+
+struct Setting {
+  int bits = 1, group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1, n_clusters = 30;
+  double keep = 0.2;             // share of the candidates that the bytes pay for
+  double leaves = 0.7;           // share of the leaves that the lookup kept
+  bool first_has_leaves = true;  // of work 0
+  bool same = false;             // all estimates of a leaf, and all leaves' logits, are equal
+  int n_sinks = 3, n_window = 5;
+
+  int n_works() const { return n_requests * n_kv_heads; }
+};
+
+constexpr int kSketchBytes = 18, kKeyBytes = 512;
+constexpr int kRestBefore = 3;  // entries of the lookup
+
+class Call {
+ public:
+  Call(const Setting& setting, uint64_t seed) : s_(setting), random_(seed) {
+    const auto dim = static_cast<size_t>(s_.head_dim);
+    queries_ = random_.normals(size_t(s_.n_works() * s_.group) * dim, 2);
+    rotation_ = random_.normals(dim * dim, 1 / std::sqrt(float(dim)));
+    for (int head = 0; head < s_.n_kv_heads; ++head) make_leaves();
+    n_clustered_ = *std::max_element(first_row_.begin(), first_row_.end()) - s_.n_sinks;
+    const size_t n_keys = size_t(s_.n_kv_heads) * size_t(n_clustered_);
+    for (size_t i = 0; i < n_keys * size_t(s_.bits) * dim / 8; ++i) {
+      codes_.push_back(s_.same ? 0x5a : static_cast<uint8_t>(random_.below(256)));
+    }
+    for (size_t i = 0; i < n_keys; ++i) {
+      scales_.push_back(f32_to_f16(s_.same ? 0.05f : 0.03f + 0.01f * std::abs(random_.normal())));
+    }
+    for (int work = 0; work < s_.n_works(); ++work) make_work(work);
+  }
+
+  void run() {
+    const DeviceArray<float> queries(queries_), rotation(rotation_), cluster_logits(cluster_logits_), top(top_logits_),
+        dropped(dropped_);
+    const DeviceArray<uint8_t> codes(codes_);
+    const DeviceArray<uint16_t> scales(scales_);
+    const DeviceArray<int32_t> first_row(first_row_), leaves(leaves_), n_leaves(n_leaves_);
+    const auto n_works = static_cast<size_t>(s_.n_works());
+    const size_t rest_stride = size_t(s_.n_clusters) + kRestBefore;
+    const DeviceArray<int32_t> rows(std::vector<int32_t>(n_works * size_t(n_tokens()), -7)), n_rows(n_works);
+    const DeviceArray<int32_t> rest(n_works * rest_stride);
+    const DeviceArray<int32_t> n_rest(std::vector<int32_t>(n_works, kRestBefore)), n_rest_out(n_works);
+    const DeviceArray<float> rest_logits(n_works * size_t(s_.group) * rest_stride);
+    const DeviceArray<char> workspace(std::vector<char>(
+        cuda::sketch_lookup_workspace_bytes(s_.n_works(), s_.group, n_clustered_, s_.n_clusters), char(-1)));
+    const cuda::SketchLookupArgs args{.queries = queries.data(),
+                                      .n_works = s_.n_works(),
+                                      .n_kv_heads = s_.n_kv_heads,
+                                      .group = s_.group,
+                                      .head_dim = s_.head_dim,
+                                      .scale = scale(),
+                                      .rotation = rotation.data(),
+                                      .codes = codes.data(),
+                                      .scales = scales.data(),
+                                      .bits = s_.bits,
+                                      .n_clustered = n_clustered_,
+                                      .first_row = first_row.data(),
+                                      .n_clusters = s_.n_clusters,
+                                      .leaves = leaves.data(),
+                                      .leaves_stride = s_.n_clusters,
+                                      .n_leaves = n_leaves.data(),
+                                      .cluster_logits = cluster_logits.data(),
+                                      .top_logits = top.data(),
+                                      .dropped = dropped.data(),
+                                      .bytes = bytes(),
+                                      .sketch_bytes = kSketchBytes,
+                                      .key_bytes = kKeyBytes,
+                                      .n_sinks = s_.n_sinks,
+                                      .n_window = s_.n_window,
+                                      .n_tokens = n_tokens(),
+                                      .rows = rows.data(),
+                                      .rows_stride = n_tokens(),
+                                      .n_rows = n_rows.data(),
+                                      .rest = rest.data(),
+                                      .rest_logits = rest_logits.data(),
+                                      .rest_stride = int64_t(rest_stride),
+                                      .rest_offset = 100,
+                                      .n_rest = n_rest.data(),
+                                      .n_rest_out = n_rest_out.data(),
+                                      .workspace = workspace.data()};
+    cuda::sketch_lookup(args, nullptr);
+    const std::vector<int32_t> all_rows = rows.host(), counts = n_rows.host(), n_rest_found = n_rest_out.host();
+    const std::vector<int32_t> all_rest = rest.host();
+    const std::vector<float> logits = rest_logits.host();
+    for (int work = 0; work < s_.n_works(); ++work) {
+      const std::span<const int32_t> own(all_rows.data() + work * n_tokens(), size_t(counts[size_t(work)]));
+      const std::set<int32_t> kept = check_rows(work, own);
+      expect(n_rest_found[size_t(work)] == kRestBefore + n_leaves_[size_t(work)], "number of rest entries");
+      check_rest(work, kept, all_rest.data() + size_t(work) * rest_stride + kRestBefore,
+                 logits.data() + size_t(work * s_.group) * rest_stride + kRestBefore, rest_stride);
+    }
+  }
+
+ private:
+  float scale() const { return 1 / std::sqrt(static_cast<float>(s_.head_dim)); }
+  int n_tokens() const { return s_.n_sinks + n_clustered_ + s_.n_window; }
+  // What pays for `keep` of the candidates of the first work that has some.
+  int64_t bytes() const {
+    int64_t n = 0;
+    for (int work = 0; work < s_.n_works() && n == 0; ++work) n = n_candidates(work);
+    return n * kSketchBytes + static_cast<int64_t>(s_.keep * double(n)) * kKeyBytes + kKeyBytes / 2;
+  }
+  int64_t max_keys(int work) const {
+    return std::clamp<int64_t>((bytes() - n_candidates(work) * kSketchBytes) / kKeyBytes, 0, n_candidates(work));
+  }
+
+  void make_leaves() {
+    int32_t row = s_.n_sinks;
+    for (int i = 0; i < s_.n_clusters; ++i) {
+      first_row_.push_back(row);
+      row += i == 3 ? 90 : 1 + random_.below(40);
+    }
+    first_row_.push_back(row);
+  }
+
+  void make_work(int work) {
+    std::vector<int32_t> own;
+    for (int i = 0; i < s_.n_clusters; ++i) {
+      const bool keep = random_.below(1000) < 1000 * s_.leaves;
+      if (keep && (work > 0 || s_.first_has_leaves)) own.push_back(i);
+    }
+    n_leaves_.push_back(static_cast<int32_t>(own.size()));
+    own.resize(size_t(s_.n_clusters), -1);
+    leaves_.insert(leaves_.end(), own.begin(), own.end());
+    for (int head = 0; head < s_.group; ++head) {
+      float top = -1e30f;
+      for (int i = 0; i < s_.n_clusters; ++i) {
+        cluster_logits_.push_back(s_.same ? 1.0f : 2 * random_.normal());
+        top = std::max(top, cluster_logits_.back());
+      }
+      top_logits_.push_back(top);
+      dropped_.push_back(top - 3);
+      dropped_.push_back(5 * std::abs(random_.normal()));
+    }
+  }
+
+  std::span<const int32_t> leaves(int work) const {
+    return {leaves_.data() + work * s_.n_clusters, size_t(n_leaves_[size_t(work)])};
+  }
+  int32_t first_row(int work, int leaf) const {
+    return first_row_[size_t(work % s_.n_kv_heads * (s_.n_clusters + 1) + leaf)];
+  }
+  int64_t n_candidates(int work) const {
+    int64_t n = 0;
+    for (const int leaf : leaves(work)) n += first_row(work, leaf + 1) - first_row(work, leaf);
+    return n;
+  }
+
+  // The rotated query, rounded as the kernel does.
+  std::vector<double> rotated(int work, int head) const {
+    const size_t dim = size_t(s_.head_dim);
+    std::vector<double> out(dim);
+    double largest = 0;
+    for (size_t r = 0; r < dim; ++r) {
+      for (size_t c = 0; c < dim; ++c) {
+        out[r] += double{rotation_[r * dim + c]} * double{queries_[size_t(work * s_.group + head) * dim + c]};
+      }
+      largest = std::max(largest, std::abs(out[r]));
+    }
+    const double step = largest / 32000 * (s_.group <= 8 ? 1 : 256);
+    for (double& x : out) x = std::floor(x / step + 0.5) * step;
+    return out;
+  }
+
+  double estimate(int work, int head, int leaf, int row, const std::vector<double>& query) const {
+    const int64_t key = int64_t(work % s_.n_kv_heads) * n_clustered_ + row - s_.n_sinks;
+    const int plane = s_.head_dim / 8;
+    const uint8_t* code = codes_.data() + key * s_.bits * plane;
+    double dot = 0;
+    for (int c = 0; c < s_.head_dim; ++c) {
+      const auto sign = [&](int p) { return code[p * plane + c / 8] >> (c % 8) & 1 ? 1.0 : -1.0; };
+      dot += query[size_t(c)] * (s_.bits == 1 ? sign(0) : 2 * sign(0) + sign(1));
+    }
+    return double{cluster_logits_[size_t((work * s_.group + head) * s_.n_clusters + leaf)]} +
+           double{scale()} * double{f16_to_f32(scales_[size_t(key)])} * dot;
+  }
+
+  // Per row of the candidates, exp(estimate) of each head.
+  std::vector<std::pair<int32_t, std::vector<double>>> weights(int work) const {
+    std::vector<std::pair<int32_t, std::vector<double>>> out;
+    for (const int leaf : leaves(work)) {
+      for (int row = first_row(work, leaf); row < first_row(work, leaf + 1); ++row) out.push_back({row, {}});
+    }
+    for (int head = 0; head < s_.group; ++head) {
+      const std::vector<double> query = rotated(work, head);
+      size_t i = 0;
+      for (const int leaf : leaves(work)) {
+        for (int row = first_row(work, leaf); row < first_row(work, leaf + 1); ++row) {
+          out[i++].second.push_back(std::exp(estimate(work, head, leaf, row, query)));
+        }
+      }
+    }
+    return out;
+  }
+
+  // Rounding of weights to bf16, bins of a 32nd of an octave, and a query's integer that rounds the other way.
+  double score_limit() const { return s_.group <= 8 ? 0.04 : 0.08; }
+
+  std::set<int32_t> check_rows(int work, std::span<const int32_t> rows) const {
+    expect(std::ssize(rows) == s_.n_sinks + max_keys(work) + s_.n_window,
+           "kept " + std::to_string(rows.size()) + " rows, expected " + std::to_string(max_keys(work)) + " and pinned");
+    expect(std::is_sorted(rows.begin(), rows.end()) && std::adjacent_find(rows.begin(), rows.end()) == rows.end(),
+           "rows do not ascend");
+    for (int i = 0; i < s_.n_sinks; ++i) expect(rows[size_t(i)] == i, "sinks");
+    for (int i = 0; i < s_.n_window; ++i) {
+      expect(rows[rows.size() - size_t(s_.n_window - i)] == n_tokens() - s_.n_window + i, "window");
+    }
+    const std::set<int32_t> kept(rows.begin() + s_.n_sinks, rows.end() - s_.n_window);
+    std::vector<double> sums;
+    for (int head = 0; head < s_.group; ++head) {
+      const size_t at = size_t(work * s_.group + head) * 2;
+      sums.push_back(double{dropped_[at + 1]} * std::exp(double{dropped_[at]}));
+    }
+    const auto all = weights(work);
+    for (const auto& [row, of_heads] : all) {
+      for (size_t head = 0; head < of_heads.size(); ++head) sums[head] += of_heads[head];
+    }
+    double worst_kept = 1e30, best_dropped = 0;
+    size_t n_found = 0;
+    int32_t last_kept = -1, first_dropped = 1 << 30;
+    for (const auto& [row, of_heads] : all) {
+      double score = 0;
+      for (size_t head = 0; head < of_heads.size(); ++head) score += of_heads[head] / sums[head];
+      if (kept.count(row)) {
+        ++n_found;
+        worst_kept = std::min(worst_kept, score);
+        last_kept = std::max(last_kept, row);
+      } else {
+        best_dropped = std::max(best_dropped, score);
+        first_dropped = std::min(first_dropped, row);
+      }
+    }
+    expect(n_found == kept.size(), "a row that is no candidate");
+    expect(worst_kept >= best_dropped * (1 - score_limit()),
+           "a key was dropped that is better than one that was kept: " + std::to_string(best_dropped / worst_kept));
+    if (s_.same) expect(last_kept < first_dropped, "of equals the first are to be kept");
+    return kept;
+  }
+
+  double noise(int work, int head, int leaf) const {
+    double squares = 0, variance = 0;
+    for (int c = 0; c < s_.head_dim; ++c) {
+      const double q = double{queries_[size_t((work * s_.group + head) * s_.head_dim + c)]};
+      squares += q * q;
+    }
+    const int begin = first_row(work, leaf), end = first_row(work, leaf + 1);
+    for (int row = begin; row < end; ++row) {
+      const double x = double{f16_to_f32(scales_[size_t(work % s_.n_kv_heads * n_clustered_ + row - s_.n_sinks)])};
+      variance += x * x / (end - begin);
+    }
+    return 0.75 * 0.5 * double{scale()} * double{scale()} * squares * (s_.bits == 1 ? 1 - 0.6366 : 0.104) * variance;
+  }
+
+  void check_rest(int work, const std::set<int32_t>& kept, const int32_t* rest, const float* logits,
+                  size_t stride) const {
+    const auto all = weights(work);
+    size_t i = 0;
+    for (size_t l = 0; l < leaves(work).size(); ++l) {
+      const int leaf = leaves(work)[l];
+      expect(rest[l] == leaf + 100, "rest entry of another leaf");
+      std::vector<double> lost(size_t(s_.group), 0.0);
+      bool any = false;
+      for (int row = first_row(work, leaf); row < first_row(work, leaf + 1); ++row, ++i) {
+        if (kept.count(row)) continue;
+        any = true;
+        for (size_t head = 0; head < lost.size(); ++head) lost[head] += all[i].second[head];
+      }
+      for (size_t head = 0; head < lost.size(); ++head) {
+        const float found = logits[head * stride + l];
+        if (!any) {
+          expect(found == -INFINITY, "a leaf that lost nothing");
+          continue;
+        }
+        const double expected = std::log(lost[head]) - noise(work, int(head), leaf);
+        expect_close("mass of a leaf's dropped keys", {&found, 1}, {&expected, 1}, s_.group <= 8 ? 0.005 : 0.05);
+      }
+    }
+  }
+
+  Setting s_;
+  Random random_;
+  int n_clustered_ = 0;
+  std::vector<float> queries_, rotation_, cluster_logits_, top_logits_, dropped_;
+  std::vector<uint8_t> codes_;
+  std::vector<uint16_t> scales_;
+  std::vector<int32_t> first_row_, leaves_, n_leaves_;
+};
+
+void check_setting(const Setting& setting) { Call(setting, 3).run(); }
+
+}  // namespace
+
+std::vector<Case> sketch_lookup_cases() {
+  return {
+      {"sketch_lookup: one bit", [] { check_setting({}); }},
+      {"sketch_lookup: two bits", [] { check_setting({.bits = 2}); }},
+      {"sketch_lookup: two requests", [] { check_setting({.n_requests = 2}); }},
+      {"sketch_lookup: many leaves", [] { check_setting({.n_kv_heads = 1, .n_clusters = 200, .keep = 0.05}); }},
+      {"sketch_lookup: a work without leaves", [] { check_setting({.first_has_leaves = false}); }},
+      {"sketch_lookup: no leaves at all", [] { check_setting({.leaves = 0}); }},
+      {"sketch_lookup: bytes for nothing", [] { check_setting({.keep = 0}); }},
+      {"sketch_lookup: bytes for everything", [] { check_setting({.keep = 1.5}); }},
+      {"sketch_lookup: equal scores", [] { check_setting({.n_kv_heads = 1, .same = true}); }},
+      {"sketch_lookup: dim 64", [] { check_setting({.head_dim = 64}); }},
+      {"sketch_lookup: dim 96, two bits", [] { check_setting({.bits = 2, .head_dim = 96}); }},
+      {"sketch_lookup: dim 256", [] { check_setting({.head_dim = 256}); }},
+      {"sketch_lookup: one head a group", [] { check_setting({.group = 1}); }},
+      {"sketch_lookup: sixteen heads a group, two bits", [] { check_setting({.bits = 2, .group = 16}); }},
+      {"sketch_lookup: nine heads a group, dim 64", [] { check_setting({.group = 9, .head_dim = 64}); }},
+  };
+}
+
+}  // namespace squeeze::cuda_tests
