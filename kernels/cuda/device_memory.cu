@@ -38,6 +38,10 @@ void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
   synchronize(stream);
 }
 
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the device");
+}
+
 void fill_device(void* memory, int byte, size_t bytes, Stream stream) {
   if (bytes > 0) check(cudaMemsetAsync(memory, byte, bytes, stream), "filling device memory");
 }

@@ -25,6 +25,7 @@ void free_device(void* memory) noexcept;
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream);
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);  // waits for the stream
 void fill_device(void* memory, int byte, size_t bytes, Stream stream);
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
 void synchronize(Stream stream);
 
 // Owns n elements in device memory, zero at first.
@@ -34,9 +35,11 @@ class DeviceArray {
   DeviceArray() = default;
   explicit DeviceArray(size_t n) : size_(n), data_(static_cast<T*>(allocate_device(n * sizeof(T)))) {
     fill_device(data_, 0, n * sizeof(T), nullptr);
+    synchronize(nullptr);
   }
   explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
     copy_to_device(data_, host.data(), size_ * sizeof(T), nullptr);
+    synchronize(nullptr);
   }
   DeviceArray(DeviceArray&& other) noexcept
       : size_(std::exchange(other.size_, 0)), data_(std::exchange(other.data_, nullptr)) {}

@@ -1,4 +1,5 @@
-// The last stage of a lookup: the keys of the leaves that were kept, told apart by their sketches (lib/index/sketch.hpp).
+// The last stage of a lookup: the keys of the leaves that were kept, told apart by their sketches
+// (lib/index/sketch.hpp).
 #pragma once
 
 #include <cstddef>
@@ -26,9 +27,9 @@ struct SketchLookupArgs {
   // The leaves that lookup() kept (it wrote their numbers, given first_child 0, 1, 2, ...).
   const int32_t* first_row;  // [n_kv_heads, n_clusters + 1]
   int n_clusters;
-  const int32_t* leaves;    // [n_works, leaves_stride], ascending
+  const int32_t* leaves;  // [n_works, leaves_stride], ascending
   int64_t leaves_stride;
-  const int32_t* n_leaves;  // [n_works]
+  const int32_t* n_leaves;      // [n_works]
   const float* cluster_logits;  // [n_works, group, n_clusters]
   const float* top_logits;      // [n_works, group]
   const float* dropped;         // [n_works, group, 2]
@@ -45,8 +46,8 @@ struct SketchLookupArgs {
   int32_t* n_rows;  // [n_works]
 
   // What the leaves lost: behind the n_rest entries of lookup(), one per leaf of the list; a logit of -infinity for a
-  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped, less
-  // what the noise of the estimates adds to it (as lib/attention/key_stage.hpp).
+  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped,
+  // less what the noise of the estimates adds to it (as lib/attention/key_stage.hpp).
   int32_t* rest;       // [n_works, rest_stride]
   float* rest_logits;  // [n_works, group, rest_stride]
   int64_t rest_stride;

@@ -19,6 +19,9 @@ void copy_to_device(void* to, const void* from, size_t bytes, Stream) {
 void copy_to_host(void* to, const void* from, size_t bytes, Stream) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+void copy_on_device(void* to, const void* from, size_t bytes, Stream) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 void fill_device(void* memory, int byte, size_t bytes, Stream) {
   if (bytes > 0) std::memset(memory, byte, bytes);
 }

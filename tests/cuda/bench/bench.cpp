@@ -1,0 +1,218 @@
+// The benchmark of the CUDA kernels: checks, then times, decoding dense and sparse, and lookups. A call is captured as
+// a graph over several layers, as a model would decode; times are medians of replays, per layer.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <stdexcept>
+
+#include "kernels/cuda/cuda.hpp"
+#include "kernels/cuda/stream.hpp"
+#include "tests/cuda/bench/made_index.hpp"
+
+namespace squeeze::cuda_bench {
+namespace {
+
+struct Options {
+  std::string filter, json;
+  int64_t max_tokens = 1 << 19;
+};
+
+struct Row {
+  std::string name;
+  double us, gbps, of_copy, vs_dense;  // vs_dense 0: none
+  std::string note;
+};
+
+class Bench {
+ public:
+  explicit Bench(Options options) : options_(std::move(options)) {}
+
+  bool wants(const std::string& name) const { return name.find(options_.filter) != std::string::npos; }
+  const Options& options() const { return options_; }
+  double copy_gbps() const { return copy_gbps_; }
+
+  void measure_copy() {
+    constexpr size_t kBytes = size_t{2} << 30;
+    const DeviceArray<char> from(kBytes), to(kBytes);
+    cuda::fill_device(from.data(), 0x35, kBytes, nullptr);
+    const double ms = median_ms([&] { cuda::copy_on_device(to.data(), from.data(), kBytes, stream_.get()); });
+    copy_gbps_ = 2 * double(kBytes) / ms / 1e6;
+  }
+
+  // Median time of one replay.
+  double replay_ms(const std::function<void(Stream)>& work) {
+    const cuda::Graph graph(stream_, work);
+    return median_ms([&] { graph.replay(stream_); });
+  }
+
+  void run_once(const std::function<void(Stream)>& work) {
+    work(stream_.get());
+    cuda::synchronize(stream_.get());
+  }
+
+  void add(Row row) {
+    std::printf("%-34s %9.1f us %8.1f GB/s %6.1f %%", row.name.c_str(), row.us, row.gbps, 100 * row.of_copy);
+    if (row.vs_dense > 0) std::printf(" %7.2fx", row.vs_dense);
+    std::printf("  %s\n", row.note.c_str());
+    std::fflush(stdout);
+    rows_.push_back(std::move(row));
+  }
+
+  void write_json() const {
+    if (options_.json.empty()) return;
+    std::ofstream out(options_.json);
+    const cuda::DeviceName device = cuda::device_name();
+    out << "{\"gpu\": \"" << device.gpu << "\", \"driver\": " << device.driver << ", \"copy_gbps\": " << copy_gbps_
+        << ", \"rows\": [";
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      const Row& row = rows_[i];
+      out << (i ? ",\n" : "\n") << "{\"name\": \"" << row.name << "\", \"us\": " << row.us << ", \"gbps\": " << row.gbps
+          << ", \"of_copy_bandwidth\": " << row.of_copy << ", \"vs_dense\": ";
+      row.vs_dense > 0 ? out << row.vs_dense : out << "null";
+      out << ", \"note\": \"" << row.note << "\"}";
+    }
+    out << "\n]}\n";
+    if (!out.flush()) throw std::runtime_error("cannot write " + options_.json);
+  }
+
+ private:
+  double median_ms(const std::function<void()>& work) {
+    for (int i = 0; i < 3; ++i) work();
+    std::vector<double> times;
+    for (int i = 0; i < 25; ++i) times.push_back(cuda::device_ms(stream_, work));
+    std::nth_element(times.begin(), times.begin() + 12, times.end());
+    return times[12];
+  }
+
+  Options options_;
+  cuda::OwnStream stream_;
+  double copy_gbps_ = 0;
+  std::vector<Row> rows_;
+};
+
+std::string percent(double share, const char* what) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.2f %% %s", 100 * share, what);
+  return text;
+}
+
+// Milliseconds per layer.
+double layer_ms(Bench& bench, const MadeIndex& index, const std::function<void(int, Stream)>& run) {
+  const double ms = bench.replay_ms([&](Stream stream) {
+    for (int layer = 0; layer < index.n_layers; ++layer) run(layer, stream);
+  });
+  return ms / index.n_layers;
+}
+
+struct Setting {
+  const char* name;
+  Mode mode;
+  double share;
+};
+constexpr Setting kSettings[] = {{"dense", Mode::dense, 1},
+                                 {"sparsity 70 %", Mode::sparse, 0.3},
+                                 {"sparsity 90 %", Mode::sparse, 0.1},
+                                 {"sparsity 95 %", Mode::sparse, 0.05},
+                                 {"budget 5 %", Mode::sketches, 0.05}};
+
+void add_decode_rows(Bench& bench, const Shape& shape) {
+  bool wanted = false;
+  for (const Setting& setting : kSettings) wanted = wanted || bench.wants("decode " + shape.str() + " " + setting.name);
+  if (!wanted) return;
+  const MadeIndex index(shape, false);
+  double dense_ms = 0;
+  for (const Setting& setting : kSettings) {
+    const std::string name = "decode " + shape.str() + " " + setting.name;
+    if (!bench.wants(name) && setting.mode != Mode::dense) continue;
+    const DecodeCall call(index, setting.mode, setting.share);
+    bench.run_once([&](Stream stream) { call.run_layer(0, stream); });
+    const double error = call.largest_error(0);
+    if (!(error < 1e-4)) throw std::runtime_error(name + ": differs from the reference by " + std::to_string(error));
+    const CallBytes bytes = call.bytes();
+    const double ms = layer_ms(bench, index, [&](int layer, Stream stream) { call.run_layer(layer, stream); });
+    if (setting.mode == Mode::dense) dense_ms = ms;
+    const double gbps = double(bytes.total()) / ms / 1e6;
+    const double budget = double(bytes.total()) / double(shape.kv_bytes());
+    bench.add({name, 1e3 * ms, gbps, gbps / bench.copy_gbps(), setting.mode == Mode::dense ? 0 : dense_ms / ms,
+               setting.mode == Mode::dense ? "" : percent(budget, "of the KV bytes")});
+  }
+}
+
+void add_lookup_rows(Bench& bench) {
+  double first_ms = 0;
+  for (const bool coarse : {false, true}) {
+    for (const int64_t n_tokens : {int64_t{1} << 16, int64_t{1} << 18, int64_t{1} << 20}) {
+      const Shape shape{32, 8, n_tokens};
+      const std::string name = "lookup " + shape.str() + (coarse ? " two levels" : " flat");
+      if (!bench.wants(name)) continue;
+      const MadeIndex index(shape, coarse, false);
+      const DecodeCall call(index, Mode::sparse, 0.02);
+      bench.run_once([&](Stream stream) { call.lookup_only(0, stream); });
+      const double bytes = double(call.bytes().index);
+      const double ms = layer_ms(bench, index, [&](int layer, Stream stream) { call.lookup_only(layer, stream); });
+      if (n_tokens == 1 << 16) first_ms = ms;
+      char note[64];
+      std::snprintf(note, sizeof note, "%.2f times 64K", ms / first_ms);
+      bench.add({name, 1e3 * ms, bytes / ms / 1e6, bytes / ms / 1e6 / bench.copy_gbps(), 0, note});
+    }
+  }
+}
+
+void run(const Options& options) {
+  Bench bench(options);
+  const cuda::DeviceName device = cuda::device_name();
+  bench.measure_copy();
+  std::printf("%s, driver %d.%d, CUDA %d.%d; copy %.0f GB/s (read and written)\n", device.gpu.c_str(),
+              device.driver / 1000, device.driver % 1000 / 10, device.runtime / 1000, device.runtime % 1000 / 10,
+              bench.copy_gbps());
+  for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}}) {
+    for (const int64_t n_tokens : {int64_t{1} << 15, int64_t{1} << 17, int64_t{1} << 19}) {
+      if (n_tokens <= options.max_tokens) add_decode_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
+    }
+  }
+  add_lookup_rows(bench);
+  bench.write_json();
+}
+
+int usage() {
+  std::printf(
+      "usage: cuda_bench [--filter PART_OF_A_NAME] [--max-tokens N] [--json FILE]\n"
+      "Times the CUDA kernels on the current device. Per row: time per layer, bytes over time, per cent of the copy\n"
+      "bandwidth measured first, ratio to dense decoding.\n"
+      "example: cuda_bench --filter \"decode 32/8 128K\"\n");
+  return 2;
+}
+
+}  // namespace
+}  // namespace squeeze::cuda_bench
+
+int main(int argc, char** argv) {
+  using namespace squeeze;
+  cuda_bench::Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string name = argv[i];
+    if (i + 1 == argc) return name == "--help" ? (cuda_bench::usage(), 0) : cuda_bench::usage();
+    if (name == "--filter") {
+      options.filter = argv[i + 1];
+    } else if (name == "--json") {
+      options.json = argv[i + 1];
+    } else if (name == "--max-tokens") {
+      options.max_tokens = std::atoll(argv[i + 1]);
+    } else {
+      return cuda_bench::usage();
+    }
+  }
+  if (const char* problem = cuda_problem()) {
+    std::printf("skipped: %s\n", problem);
+    return 77;
+  }
+  try {
+    cuda_bench::run(options);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "cuda_bench: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,352 @@
+// One head's random content, copied to every head of every layer.
+#include "tests/cuda/bench/made_index.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "kernels/dtype.hpp"
+
+namespace squeeze::cuda_bench {
+namespace {
+
+constexpr int64_t kRotatedBytes = int64_t{1} << 30;  // layers are attended in turn, so that none is cached
+
+class Random {
+ public:
+  uint64_t bits() {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    return state_ ^= state_ << 17;
+  }
+  // About normal: the sum of eight uniform bytes.
+  float normal() {
+    uint64_t x = bits();
+    int sum = 0;
+    for (int i = 0; i < 8; ++i, x >>= 8) sum += static_cast<int>(x & 255);
+    return static_cast<float>(sum - 1020) / 209.0f;
+  }
+  int between(int low, int high) { return low + static_cast<int>(bits() % static_cast<uint64_t>(high - low + 1)); }
+
+ private:
+  uint64_t state_ = 88172645463325252ull;
+};
+
+// `n` copies of one head's content.
+template <class T>
+DeviceArray<T> repeated(const std::vector<T>& one, int n) {
+  DeviceArray<T> out(one.size() * static_cast<size_t>(n));
+  cuda::copy_to_device(out.data(), one.data(), one.size() * sizeof(T), nullptr);
+  for (int i = 1; i < n; ++i) {
+    cuda::copy_on_device(out.data() + one.size() * static_cast<size_t>(i), out.data(), one.size() * sizeof(T), nullptr);
+  }
+  cuda::synchronize(nullptr);
+  return out;
+}
+
+std::vector<uint16_t> normal_rows(Random& random, int64_t n) {
+  std::vector<uint16_t> rows(static_cast<size_t>(n * kDim));
+  for (uint16_t& x : rows) x = f32_to_bf16(random.normal());
+  return rows;
+}
+
+std::vector<float> normals(Random& random, size_t n) {
+  std::vector<float> x(n);
+  for (float& one : x) one = random.normal();
+  return x;
+}
+
+MadeIndex::Level make_level(Random& random, const Shape& shape, std::vector<int32_t> first_row,
+                            const std::vector<int32_t>& first_child, int n_layers) {
+  MadeIndex::Level level;
+  level.n_clusters = static_cast<int>(first_row.size()) - 1;
+  level.first_row = repeated(first_row, shape.n_kv_heads);
+  if (!first_child.empty()) level.first_child = repeated(first_child, shape.n_kv_heads);
+  level.n_clusters_of = DeviceArray<int32_t>(std::vector<int32_t>(size_t(shape.n_kv_heads), level.n_clusters));
+  level.host_first_row = std::move(first_row);
+  std::vector<int8_t> centroids(size_t(level.n_clusters) * kDim);
+  for (int8_t& x : centroids) x = static_cast<int8_t>(std::clamp(random.normal() * 40, -127.0f, 127.0f));
+  for (int i = 0; i < n_layers; ++i) level.centroids.push_back(repeated(centroids, shape.n_kv_heads));
+  level.centroid_scales =
+      DeviceArray<float>(std::vector<float>(size_t(level.n_clusters * shape.n_kv_heads), 1.0f / 40));
+  return level;
+}
+
+}  // namespace
+
+std::string Shape::str() const {
+  const std::string tokens =
+      n_tokens % (1 << 20) == 0 ? std::to_string(n_tokens >> 20) + "M" : std::to_string(n_tokens >> 10) + "K";
+  return std::to_string(n_query_heads) + "/" + std::to_string(n_kv_heads) + " " + tokens;
+}
+
+MadeIndex::MadeIndex(const Shape& made, bool coarse, bool keys_and_values)
+    : shape(made),
+      n_layers(static_cast<int>(std::clamp<int64_t>((kRotatedBytes + made.kv_bytes() - 1) / made.kv_bytes(), 1, 16))),
+      n_clustered(made.n_tokens - kSinks - kWindow) {
+  Random random;
+  std::vector<int32_t> first_row{kSinks};
+  const auto end = static_cast<int32_t>(kSinks + n_clustered);
+  while (first_row.back() < end) first_row.push_back(std::min(end, first_row.back() + random.between(20, 60)));
+  const int n_leaves = static_cast<int>(first_row.size()) - 1;
+  if (coarse) {
+    std::vector<int32_t> coarse_row{kSinks}, first_leaf{0};
+    while (first_leaf.back() < n_leaves) {
+      first_leaf.push_back(std::min(n_leaves, first_leaf.back() + random.between(8, 24)));
+      coarse_row.push_back(first_row[size_t(first_leaf.back())]);
+    }
+    levels.push_back(make_level(random, shape, coarse_row, first_leaf, n_layers));
+  }
+  levels.push_back(make_level(random, shape, first_row, {}, n_layers));
+  std::vector<int32_t> numbers(size_t(n_leaves) + 1);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  identity = repeated(numbers, shape.n_kv_heads);
+  if (!keys_and_values) return;
+  const std::vector<uint16_t> rows = normal_rows(random, shape.n_tokens), means = normal_rows(random, n_leaves);
+  std::vector<uint8_t> bits(size_t(n_clustered) * kDim / 8);
+  for (uint8_t& x : bits) x = static_cast<uint8_t>(random.bits() >> 32);
+  for (int i = 0; i < n_layers; ++i) {
+    keys.push_back(repeated(rows, shape.n_kv_heads));
+    values.push_back(repeated(rows, shape.n_kv_heads));
+    value_means.push_back(repeated(means, shape.n_kv_heads));
+    codes.push_back(repeated(bits, shape.n_kv_heads));
+  }
+  std::vector<uint16_t> scales(static_cast<size_t>(n_clustered));
+  for (uint16_t& x : scales) x = f32_to_f16(0.05f + 0.01f * std::abs(random.normal()));
+  sketch_scales = repeated(scales, shape.n_kv_heads);
+  rotation = DeviceArray<float>(normals(random, kDim * kDim));
+}
+
+DecodeCall::DecodeCall(const MadeIndex& index, Mode mode, double share)
+    : index_(index),
+      mode_(mode),
+      n_works_(index.shape.n_kv_heads),
+      group_(index.shape.group()),
+      rows_stride_(index.shape.n_tokens) {
+  Random random;
+  const auto works = static_cast<size_t>(n_works_), heads = works * size_t(group_);
+  const auto n_leaves = static_cast<size_t>(index.levels.back().n_clusters);
+  queries_ = DeviceArray<float>(normals(random, heads * kDim));
+  out_ = DeviceArray<float>(heads * kDim);
+  all_rows_ = DeviceArray<int32_t>(std::vector<int32_t>(works, static_cast<int32_t>(index.shape.n_tokens)));
+  attend_space_ = DeviceArray<char>(cuda::attend_decode_workspace_bytes(n_works_, group_, kDim));
+  if (mode == Mode::dense) return;
+  rows_ = DeviceArray<int32_t>(works * size_t(rows_stride_));
+  for (DeviceArray<int32_t>* counts : {&n_rows_, &n_items_, &n_leaves_, &n_rest_, &n_rest_out_}) {
+    *counts = DeviceArray<int32_t>(works);
+  }
+  items_ = DeviceArray<int32_t>(works * n_leaves);
+  dropped_ = DeviceArray<float>(heads * 2);
+  for (const MadeIndex::Level& level : index.levels) {
+    lookup_spaces_.emplace_back(cuda::lookup_workspace_bytes(n_works_, group_, level.n_clusters));
+  }
+  max_keys_ = static_cast<int>(share * static_cast<double>(index.n_clustered));
+  if (mode == Mode::sparse) return;
+  leaves_ = DeviceArray<int32_t>(works * n_leaves);
+  rest_ = DeviceArray<int32_t>(works * 2 * n_leaves);
+  rest_logits_ = DeviceArray<float>(heads * 2 * n_leaves);
+  cluster_logits_ = DeviceArray<float>(heads * n_leaves);
+  top_logits_ = DeviceArray<float>(heads);
+  sketch_space_ = DeviceArray<char>(
+      cuda::sketch_lookup_workspace_bytes(n_works_, group_, index.n_clustered, static_cast<int>(n_leaves)));
+  // As lib/attention/lookup.cpp: half of what pinned rows, centroids and value means leave goes to sketches.
+  const double fixed = double(kSinks + kWindow) * kKeyBytes + double(n_leaves) * (kCentroidBytes + kMeanBytes);
+  bytes_ = static_cast<int64_t>(share * double(index.shape.n_tokens) * kKeyBytes - fixed);
+  max_keys_ = static_cast<int>(
+      std::clamp(0.5 * double(bytes_) / kSketchBytes, 0.0, 0.9 * static_cast<double>(index.n_clustered)));
+}
+
+cuda::LookupArgs DecodeCall::lookup_args(int layer, size_t number) const {
+  const MadeIndex::Level& level = index_.levels[number];
+  const bool is_leaf = number + 1 == index_.levels.size(), is_first = number == 0;
+  const bool for_sketches = is_leaf && mode_ == Mode::sketches;
+  cuda::LookupArgs a = {};
+  a.queries = queries_.data();
+  a.n_works = n_works_;
+  a.n_kv_heads = index_.shape.n_kv_heads;
+  a.group = group_;
+  a.head_dim = kDim;
+  a.scale = 1 / std::sqrt(float(kDim));
+  a.centroids = level.centroids[size_t(layer)].data();
+  a.centroid_scales = level.centroid_scales.data();
+  a.dtype = DType::i8;
+  a.first_row = level.first_row.data();
+  a.first_child = !is_leaf ? level.first_child.data() : for_sketches ? index_.identity.data() : nullptr;
+  a.n_clusters = level.n_clusters;
+  a.n_clusters_of = level.n_clusters_of.data();
+  a.items = is_first ? nullptr : items_.data();
+  a.n_items = is_first ? nullptr : n_items_.data();
+  a.dropped = is_first ? nullptr : dropped_.data();
+  a.max_keys = is_leaf ? max_keys_ : static_cast<int>(std::min<int64_t>(index_.n_clustered, 3 * int64_t{max_keys_}));
+  a.n_sinks = kSinks;
+  a.n_window = kWindow;
+  a.n_tokens = static_cast<int>(index_.shape.n_tokens);
+  a.kept = !is_leaf ? items_.data() : for_sketches ? leaves_.data() : rows_.data();
+  a.kept_stride = !is_leaf || for_sketches ? index_.levels.back().n_clusters : rows_stride_;
+  a.n_kept = !is_leaf ? n_items_.data() : for_sketches ? n_leaves_.data() : n_rows_.data();
+  a.dropped_out = is_leaf && !for_sketches ? nullptr : dropped_.data();
+  if (for_sketches) {
+    a.rest = rest_.data();
+    a.rest_logits = rest_logits_.data();
+    a.n_rest = n_rest_.data();
+    a.rest_stride = 2 * int64_t{level.n_clusters};
+    a.cluster_logits = cluster_logits_.data();
+    a.top_logits = top_logits_.data();
+  }
+  a.workspace = lookup_spaces_[number].data();
+  return a;
+}
+
+cuda::SketchLookupArgs DecodeCall::sketch_args(int layer) const {
+  const MadeIndex::Level& level = index_.levels.back();
+  cuda::SketchLookupArgs a = {};
+  a.queries = queries_.data();
+  a.n_works = n_works_;
+  a.n_kv_heads = index_.shape.n_kv_heads;
+  a.group = group_;
+  a.head_dim = kDim;
+  a.scale = 1 / std::sqrt(float(kDim));
+  a.rotation = index_.rotation.data();
+  a.codes = index_.codes[size_t(layer)].data();
+  a.scales = index_.sketch_scales.data();
+  a.bits = 1;
+  a.n_clustered = index_.n_clustered;
+  a.first_row = level.first_row.data();
+  a.n_clusters = level.n_clusters;
+  a.leaves = leaves_.data();
+  a.leaves_stride = level.n_clusters;
+  a.n_leaves = n_leaves_.data();
+  a.cluster_logits = cluster_logits_.data();
+  a.top_logits = top_logits_.data();
+  a.dropped = dropped_.data();
+  a.bytes = bytes_;
+  a.sketch_bytes = kSketchBytes;
+  a.key_bytes = kKeyBytes;
+  a.n_sinks = kSinks;
+  a.n_window = kWindow;
+  a.n_tokens = static_cast<int>(index_.shape.n_tokens);
+  a.rows = rows_.data();
+  a.rows_stride = rows_stride_;
+  a.n_rows = n_rows_.data();
+  a.rest = rest_.data();
+  a.rest_logits = rest_logits_.data();
+  a.rest_stride = 2 * int64_t{level.n_clusters};
+  a.n_rest = n_rest_.data();
+  a.n_rest_out = n_rest_out_.data();
+  a.workspace = sketch_space_.data();
+  return a;
+}
+
+cuda::AttendDecodeArgs DecodeCall::attend_args(int layer) const {
+  cuda::AttendDecodeArgs a = {};
+  a.queries = queries_.data();
+  a.n_works = n_works_;
+  a.n_kv_heads = index_.shape.n_kv_heads;
+  a.group = group_;
+  a.head_dim = kDim;
+  a.scale = 1 / std::sqrt(float(kDim));
+  a.dtype = DType::bf16;
+  a.keys = index_.keys[size_t(layer)].data();
+  a.values = index_.values[size_t(layer)].data();
+  a.n_tokens = index_.shape.n_tokens;
+  a.rows = mode_ == Mode::dense ? nullptr : rows_.data();
+  a.rows_stride = rows_stride_;
+  a.n_rows = mode_ == Mode::dense ? all_rows_.data() : n_rows_.data();
+  if (mode_ == Mode::sketches) {
+    a.value_means = index_.value_means[size_t(layer)].data();
+    a.n_clusters = index_.levels.back().n_clusters;
+    a.rest = rest_.data();
+    a.rest_logits = rest_logits_.data();
+    a.rest_stride = 2 * int64_t{index_.levels.back().n_clusters};
+    a.n_rest = n_rest_out_.data();
+  }
+  a.out = out_.data();
+  a.workspace = attend_space_.data();
+  return a;
+}
+
+void DecodeCall::lookup_only(int layer, Stream stream) const {
+  for (size_t level = 0; level < index_.levels.size(); ++level) cuda::lookup(lookup_args(layer, level), stream);
+}
+
+void DecodeCall::run_layer(int layer, Stream stream) const {
+  if (mode_ != Mode::dense) lookup_only(layer, stream);
+  if (mode_ == Mode::sketches) cuda::sketch_lookup(sketch_args(layer), stream);
+  cuda::attend_decode(attend_args(layer), stream);
+}
+
+CallBytes DecodeCall::bytes() const {
+  CallBytes bytes;
+  if (mode_ == Mode::dense) return {index_.shape.kv_bytes(), 0};
+  for (const int n : n_rows_.host()) bytes.keys += int64_t{n} * kKeyBytes;
+  for (size_t level = 0; level < index_.levels.size(); ++level) {
+    if (level == 0) {
+      bytes.index += int64_t{index_.levels[0].n_clusters} * n_works_ * kCentroidBytes;
+    } else {
+      for (const int n : n_items_.host()) bytes.index += int64_t{n} * kCentroidBytes;
+    }
+  }
+  if (mode_ == Mode::sketches) {
+    const std::vector<int32_t> leaves = leaves_.host(), counts = n_leaves_.host();
+    const std::vector<int32_t>& first_row = index_.levels.back().host_first_row;
+    for (size_t work = 0; work < counts.size(); ++work) {
+      for (int i = 0; i < counts[work]; ++i) {
+        const auto leaf = size_t(leaves[work * size_t(index_.levels.back().n_clusters) + size_t(i)]);
+        bytes.index += int64_t{first_row[leaf + 1] - first_row[leaf]} * kSketchBytes;
+      }
+    }
+    for (const int n : n_rest_out_.host()) bytes.index += int64_t{n} * kMeanBytes;
+  }
+  return bytes;
+}
+
+// The dropped clusters of the first query head of a work, with the logits that the lookups gave them.
+void DecodeCall::add_rest(int layer, int work, std::vector<double>& acc, double& sum) const {
+  if (mode_ != Mode::sketches) return;
+  const auto n_leaves = static_cast<size_t>(index_.levels.back().n_clusters);
+  const std::vector<int32_t> rest = rest_.host(), counts = n_rest_out_.host();
+  const std::vector<float> logits = rest_logits_.host();
+  std::vector<uint16_t> means(n_leaves * kDim);  // the same for all heads
+  cuda::copy_to_host(means.data(), index_.value_means[size_t(layer)].data(), means.size() * 2, nullptr);
+  for (size_t i = 0; i < size_t(counts[size_t(work)]); ++i) {
+    const double weight = std::exp(double{logits[size_t(work * group_) * 2 * n_leaves + i]});
+    const uint16_t* mean = means.data() + size_t(rest[size_t(work) * 2 * n_leaves + i]) * kDim;
+    sum += weight;
+    for (size_t c = 0; c < kDim; ++c) acc[c] += weight * double{bf16_to_f32(mean[c])};
+  }
+}
+
+double DecodeCall::largest_error(int layer) const {
+  const std::vector<float> queries = queries_.host(), out = out_.host();
+  std::vector<uint16_t> rows(static_cast<size_t>(index_.shape.n_tokens) * kDim);  // the same for keys, values and heads
+  cuda::copy_to_host(rows.data(), index_.keys[size_t(layer)].data(), rows.size() * 2, nullptr);
+  double worst = 0;
+  for (const int work : {0, n_works_ - 1}) {
+    std::vector<int32_t> list(static_cast<size_t>(index_.shape.n_tokens));
+    std::iota(list.begin(), list.end(), 0);
+    if (mode_ != Mode::dense) {
+      list.resize(size_t(n_rows_.host()[size_t(work)]));
+      cuda::copy_to_host(list.data(), rows_.data() + work * rows_stride_, list.size() * 4, nullptr);
+    }
+    const float* query = queries.data() + int64_t{work} * group_ * kDim;
+    std::vector<double> acc(kDim, 0.0);
+    double sum = 0;  // logits of random rows are small: no maximum is needed
+    for (const int32_t row : list) {
+      const uint16_t* key = rows.data() + int64_t{row} * kDim;
+      double dot = 0;
+      for (int c = 0; c < kDim; ++c) dot += double{query[c]} * double{bf16_to_f32(key[c])};
+      const double weight = std::exp(dot / std::sqrt(double(kDim)));
+      sum += weight;
+      for (size_t c = 0; c < kDim; ++c) acc[c] += weight * double{bf16_to_f32(key[c])};
+    }
+    add_rest(layer, work, acc, sum);
+    const float* found = out.data() + int64_t{work} * group_ * kDim;
+    for (size_t c = 0; c < kDim; ++c) {
+      const double difference = std::abs(acc[c] / sum - double{found[c]});
+      if (!(difference <= worst)) worst = difference;  // NaN too
+    }
+  }
+  return worst;
+}
+
+}  // namespace squeeze::cuda_bench

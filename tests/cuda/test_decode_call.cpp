@@ -1,0 +1,58 @@
+// Lookups and attention together, as the benchmark calls them, on a small context.
+#include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/cases.hpp"
+
+namespace squeeze::cuda_tests {
+namespace {
+
+using cuda_bench::DecodeCall;
+using cuda_bench::MadeIndex;
+using cuda_bench::Mode;
+
+struct Setting {
+  Mode mode = Mode::dense;
+  double share = 1;
+  bool coarse = false;
+};
+
+void check_setting(const Setting& setting) {
+  const cuda_bench::Shape shape{8, 2, 1500};
+  const MadeIndex index(shape, setting.coarse);
+  const DecodeCall call(index, setting.mode, setting.share);
+  call.run_layer(0, nullptr);
+  call.run_layer(1, nullptr);  // the buffers are fit for the next layer
+  cuda::synchronize(nullptr);
+  const double error = call.largest_error(1);
+  expect(error < 1e-4, "output is off by " + std::to_string(error));
+  const auto read = static_cast<double>(call.bytes().total());
+  const auto all = static_cast<double>(shape.kv_bytes());
+  const double pinned = double(cuda_bench::kSinks + cuda_bench::kWindow) / double(shape.n_tokens);
+  if (setting.mode == Mode::dense) expect(read == all, "dense reads everything");
+  // Centroids cost a hundredth; a cluster that no longer fits is left out.
+  if (setting.mode == Mode::sparse) {
+    expect(read / all < setting.share + pinned + 0.015 && read / all > setting.share * 0.9, "share of the keys read");
+  }
+  if (setting.mode == Mode::sketches) expect(read / all < setting.share + 0.01, "share of the bytes read");
+}
+
+}  // namespace
+
+std::vector<Case> decode_call_cases() {
+  return {
+      {"decode_call: dense", [] { check_setting({}); }},
+      {"decode_call: a fifth of the keys",
+       [] {
+         check_setting({Mode::sparse, 0.2});
+       }},
+      {"decode_call: a fifth of the keys, two levels",
+       [] {
+         check_setting({Mode::sparse, 0.2, true});
+       }},
+      {"decode_call: sketches",
+       [] {
+         check_setting({Mode::sketches, 0.3});
+       }},
+  };
+}
+
+}  // namespace squeeze::cuda_tests
