@@ -39,6 +39,11 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// Two's complement: the same bits as the unsigned addition that the device has.
+__device__ __forceinline__ void atomic_add(int64_t* at, int64_t x) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(x));
+}
+
 // Waits for all blocks of a cooperative launch; what they wrote before is visible after.
 __device__ __forceinline__ void sync_grid() { cooperative_groups::this_grid().sync(); }
 
@@ -133,6 +138,7 @@ __device__ __forceinline__ void copy_async_wait() {
 #else  // the emulation
 
 inline char* shared_memory() { return reinterpret_cast<char*>(emulated::shared_memory()); }
+inline void atomic_add(int64_t* at, int64_t x) { *at += x; }
 inline void sync_grid() { emulated::sync_grid(); }
 struct Words {
   uint32_t x, y, z, w;

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "kernels/cuda/cuda.hpp"
+#include "kernels/cuda/kmeans.hpp"
 #include "kernels/cuda/stream.hpp"
 #include "tests/cuda/bench/made_index.hpp"
 
@@ -160,6 +161,44 @@ void add_lookup_rows(Bench& bench) {
   }
 }
 
+// One head: 128K keys of dim 128, 5 % clusters, 10 iterations.
+void add_kmeans_row(Bench& bench) {
+  const std::string name = "k-means 128K x 128, 5 %, 10 iterations";
+  if (!bench.wants(name)) return;
+  constexpr int kPoints = 1 << 17, kClusters = kPoints / 20, kIterations = 10;
+  const std::vector<uint16_t> keys = random_rows(kPoints);
+  std::vector<float> first(size_t(kClusters) * kDim);
+  for (size_t i = 0; i < first.size(); ++i) first[i] = bf16_to_f32(keys[i / kDim * 20 * kDim + i % kDim]);
+  const DeviceArray<uint16_t> rows(keys), points(keys.size());
+  const DeviceArray<float> begin(first), centroids(first.size()), best(kPoints);
+  const DeviceArray<int32_t> nearest(kPoints);
+  const DeviceArray<char> workspace(cuda::kmeans_workspace_bytes(kClusters, kDim));
+  const auto work = [&](Stream stream) {
+    cuda::copy_on_device(centroids.data(), begin.data(), first.size() * sizeof(float), stream);
+    cuda::normalise_rows(rows.data(), DType::bf16, kPoints, kDim, points.data(), stream);
+    cuda::kmeans({.points = points.data(),
+                  .weights = nullptr,
+                  .n_points = kPoints,
+                  .dim = kDim,
+                  .n_clusters = kClusters,
+                  .iterations = kIterations,
+                  .centroids = centroids.data(),
+                  .nearest = nearest.data(),
+                  .best = best.data(),
+                  .workspace = workspace.data()},
+                 stream);
+  };
+  bench.run_once(work);
+  double inertia = 0;
+  for (const float x : best.host()) inertia += (1 - double{x}) / kPoints;
+  if (!(inertia > 0 && inertia < 1)) throw std::runtime_error("k-means: inertia " + std::to_string(inertia));
+  const double ms = bench.replay_ms(work);
+  const double tflops = 2.0 * kPoints * kClusters * kDim * (kIterations + 1) / ms / 1e9;
+  char note[96];
+  std::snprintf(note, sizeof note, "%.0f TFLOP/s of assignment, inertia %.4f", tflops, inertia);
+  bench.add({name, 1e3 * ms, 0, 0, 0, note});
+}
+
 void run(const Options& options) {
   Bench bench(options);
   const cuda::DeviceName device = cuda::device_name();
@@ -173,6 +212,7 @@ void run(const Options& options) {
     }
   }
   add_lookup_rows(bench);
+  add_kmeans_row(bench);
   bench.write_json();
 }
 

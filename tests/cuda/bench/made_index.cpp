@@ -74,6 +74,11 @@ MadeIndex::Level make_level(Random& random, const Shape& shape, std::vector<int3
 
 }  // namespace
 
+std::vector<uint16_t> random_rows(int64_t n) {
+  Random random;
+  return normal_rows(random, n);
+}
+
 std::string Shape::str() const {
   const std::string tokens =
       n_tokens % (1 << 20) == 0 ? std::to_string(n_tokens >> 20) + "M" : std::to_string(n_tokens >> 10) + "K";

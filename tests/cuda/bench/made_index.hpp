@@ -29,6 +29,9 @@ struct Shape {
   std::string str() const;                                                // "32/8 128K"
 };
 
+// bf16 [n, kDim], about normal.
+std::vector<uint16_t> random_rows(int64_t n);
+
 // Clusters of 20 to 60 keys (of the leaves: 2.5 %) at random places, one level, or two with `coarse`. Keys, values,
 // centroids and codes are random: what is measured is reading.
 class MadeIndex {
