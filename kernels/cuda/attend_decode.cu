@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(C::kThreads) attend_decode_kernel(AttendDecode
     const int first = split.first_unit[work];
     RunningSoftmax<C> state;
     {
-      const QueryFragments<C> queries(a.queries + static_cast<int64_t>(work) * a.group * C::kDim, a.group);
+      const float* first_head = a.queries + static_cast<int64_t>(work) * a.group * C::kDim;
+      const QueryFragments<C> queries([&](int head) { return head < a.group ? first_head + head * C::kDim : nullptr; });
       WarpStream<C> stream(a, work, ring + warp * C::kStages * C::kStageElements);
       stream.run(unit - first + warp, work_end - first, C::kWarps, queries, state);
     }

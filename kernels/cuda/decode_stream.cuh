@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/attend_decode.hpp"
-#include "kernels/cuda/decode_state.cuh"
+#include "kernels/cuda/attend_state.cuh"
 
 namespace squeeze::cuda {
 
@@ -13,6 +13,7 @@ struct DecodeConfig {
   using T = TElement;
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
+  static constexpr int kKeyTiles = kUnitRows / 8;
   static constexpr int kWarps = kNumWarps;
   static constexpr int kStages = kNumStages;
   static constexpr int kThreads = kWarps * kWarpSize;
@@ -133,7 +134,9 @@ class WarpStream {
     } else {
       queries.logits(stage, a_.scale * kLog2E, logits);
     }
-    state.add(logits, unit.n_valid, stage + kUnitRows * C::kStride);
+    int n_valid[RunningSoftmax<C>::kRows];
+    for (int& n : n_valid) n = unit.n_valid;
+    state.add(logits, n_valid, stage + kUnitRows * C::kStride);
   }
 
   __device__ void rest_logits(const Unit& unit, float (&logits)[2][4]) const {
