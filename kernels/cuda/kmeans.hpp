@@ -20,8 +20,9 @@ struct KmeansArgs {
   int64_t n_points;
   int dim;  // 64, 96, 128 or 256
   int n_clusters;
-  int iterations;    // moves of the centroids
-  float* centroids;  // [n_clusters, dim]: where to begin; then the unit means of the clusters, of which some may be empty
+  int iterations;  // moves of the centroids
+  float*
+      centroids;  // [n_clusters, dim]: where to begin; then the unit means of the clusters, of which some may be empty
   int32_t* nearest;  // [n_points], the centroid of the largest dot, the lowest of equals
   float* best;       // [n_points], that dot
   void* workspace;   // kmeans_workspace_bytes
