@@ -105,6 +105,7 @@ class SelectionWriter {
   }
   __device__ void write_rest(int position, int cluster, int at) const {
     a_.rest[work_ * a_.rest_stride + at] = cluster + a_.rest_offset;
+    if (!logits_) return;
     const float log_size = kLn2 * log2f(static_cast<float>(items_.n_keys(cluster)));
     for (int head = 0; head < a_.group; ++head) {
       a_.rest_logits[(static_cast<int64_t>(work_) * a_.group + head) * a_.rest_stride + at] =
@@ -140,14 +141,9 @@ __device__ void sum_dropped(const LookupArgs& a, int work, const LookupItems& it
   }
 }
 
-__device__ inline void select_clusters(const LookupArgs& a, int work, const LookupSpace& space, int n_blocks,
-                                       SelectSpace& shared) {
-  const LookupItems items(a, work);
-  const float* logits = space.logits + static_cast<int64_t>(work) * a.group * a.n_clusters;
-  float* scores = space.scores + static_cast<int64_t>(work) * a.n_clusters;
-  sum_up(a, work, space, n_blocks, shared);
-  score_clusters(a, items.n, logits, scores, shared);
-
+// Keeps by the rule, from scores; these become 1 where a cluster is kept and 0 elsewhere. logits null: no rest_logits.
+__device__ inline void keep_clusters(const LookupArgs& a, int work, const LookupItems& items, const float* logits,
+                                     float* scores, SelectSpace& shared) {
   const bool by_size = a.max_keys >= 0;
   ScoreBorder border;
   if (by_size) {
@@ -173,9 +169,19 @@ __device__ inline void select_clusters(const LookupArgs& a, int work, const Look
       at_border += static_cast<int>(ties.total);
     }
     writer.add(i, keep, shared.scan);
-    if (i < items.n) scores[i] = keep ? 1.0f : 0.0f;  // for sum_dropped
+    if (i < items.n) scores[i] = keep ? 1.0f : 0.0f;
   }
   writer.finish();
+}
+
+__device__ inline void select_clusters(const LookupArgs& a, int work, const LookupSpace& space, int n_blocks,
+                                       SelectSpace& shared) {
+  const LookupItems items(a, work);
+  const float* logits = space.logits + static_cast<int64_t>(work) * a.group * a.n_clusters;
+  float* scores = space.scores + static_cast<int64_t>(work) * a.n_clusters;
+  sum_up(a, work, space, n_blocks, shared);
+  score_clusters(a, items.n, logits, scores, shared);
+  keep_clusters(a, work, items, logits, scores, shared);
   if (!a.dropped_out) return;
   __syncthreads();
   sum_dropped(a, work, items, logits, [&](int i) { return scores[i] != 0.0f; });
