@@ -28,7 +28,8 @@ trap 'rm -rf "$work"' EXIT
 for program in bochs-bin apt-get dpkg-deb g++; do
   command -v $program >/dev/null || fail "$program is missing; on Debian: apt-get install bochs bochs-term bochsbios vgabios g++"
 done
-bochs-bin --help cpu 2>&1 | grep -qx "$cpu" || fail "bochs knows no CPU '$cpu'; see bochs --help cpu"
+models=$(bochs-bin --help cpu 2>&1 || true)
+grep -qx -- "$cpu" <<<"$models" || fail "bochs knows no CPU '$cpu'; see bochs --help cpu"
 
 # Kernel, shell, boot loader and the maker of the boot image, unpacked into the cache.
 download() {
