@@ -7,7 +7,8 @@ if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
   cat <<'HELP'
 usage: scripts/emulate_isa.sh [ISA [CPU [TEST_OPTION...]]]
 Runs the kernel suites with SQUEEZE_ISA=ISA (default avx512) on an emulated CPU (default corei7_skylake_x; `bochs --help
-cpu` lists the models) and exits with their status. The test options are doctest's. Takes some minutes.
+cpu` lists the models, not all of which boot) and exits with their status. The test options are doctest's. Takes some
+minutes. Bochs has no AMX: with ISA amx the test binary itself carries the instructions on tiles out.
 Needs g++, doctest and the Debian packages bochs, bochs-term, bochsbios and vgabios. Kernel, busybox and boot loader are
 downloaded with apt-get, once, into ${XDG_CACHE_HOME:-~/.cache}/squeeze/emulate_isa; nothing is installed.
 The emulator rounds ties wrongly when it converts float32 to f16 (AVX2's instruction too): that test case is left out.
@@ -45,15 +46,17 @@ download() {
 }
 [ -d "$packages" ] || download
 
-# The flags of kernels/CMakeLists.txt.
+# The flags of kernels/CMakeLists.txt. Signals are left to tests/emulated_amx.cpp.
 build() {
-  local source flags pids=() only="-ffp-contract=off -fno-exceptions"
-  for source in kernels/dispatch kernels/cpu/{scalar,avx2,avx512} tests/{main,test_kernels,test_sketch_kernels,test_attend,test_assign}; do
-    flags=
+  local source flags pids=() only="-ffp-contract=off -fno-exceptions" amx=kernels/cpu/amx_permission
+  local tests=(main test_kernels test_sketch_kernels test_attend test_assign)
+  [ "$isa" != amx ] || amx=tests/emulated_amx
+  for source in kernels/dispatch kernels/cpu/{scalar,avx2,avx512,amx} "$amx" "${tests[@]/#/tests/}"; do
+    flags=-DDOCTEST_CONFIG_NO_POSIX_SIGNALS
     [[ $source != */avx2 ]] || flags="-mavx2 -mfma -mf16c $only"
-    [[ $source != */avx512 ]] ||
+    [[ $source != kernels/cpu/avx512 && $source != kernels/cpu/amx ]] ||
       flags="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512 $only"
-    ${CMAKE_CXX_COMPILER_LAUNCHER:-} g++ -std=c++20 -O3 -DNDEBUG -w -I. $flags -c $source.cpp -o "$work/${source##*/}.o" &
+    ${CMAKE_CXX_COMPILER_LAUNCHER:-} g++ -std=c++20 -O3 -DNDEBUG -w -I. $flags -c "$source.cpp" -o "$work/${source##*/}.o" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid"; done
