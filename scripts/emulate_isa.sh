@@ -6,11 +6,12 @@ set -euo pipefail
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
   cat <<'HELP'
 usage: scripts/emulate_isa.sh [ISA [CPU [TEST_OPTION...]]]
-Runs the kernel suites with SQUEEZE_ISA=ISA (default avx512) on an emulated CPU (default corei7_skylake_x; `bochs --help
-cpu` lists the models, not all of which boot) and exits with their status. The test options are doctest's. Takes some
-minutes. Bochs has no AMX: with ISA amx the test binary itself carries the instructions on tiles out.
-Needs g++, doctest and the Debian packages bochs, bochs-term, bochsbios, vgabios and libmagic1. Kernel, busybox and boot loader are
-downloaded with apt-get, once, into ${XDG_CACHE_HOME:-~/.cache}/squeeze/emulate_isa; nothing is installed.
+Runs the kernel suites with SQUEEZE_ISA=ISA (default avx512) on an emulated CPU and exits with their status. CPU is a
+model of Bochs (`bochs --help cpu`); the default, corei7_skylake_x, boots, corei7_icelake_u and tigerlake do not. The test
+options are doctest's. Takes some minutes. Bochs has no AMX: with ISA amx the test binary itself carries the
+instructions on tiles out.
+Needs g++, doctest and the Debian packages bochs, bochs-term, bochsbios, vgabios and libmagic1. Kernel, busybox and boot
+loader are downloaded with apt-get, once, into ${XDG_CACHE_HOME:-~/.cache}/squeeze/emulate_isa; nothing is installed.
 The emulator rounds ties wrongly when it converts float32 to f16 (AVX2's instruction too): that test case is left out.
 HELP
   exit 0
