@@ -25,7 +25,12 @@ cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/squeeze/emulate_isa
 packages=$cache/packages
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+bochs=
+clean_up() {
+  [ -z "$bochs" ] || kill -9 "$bochs" 2>/dev/null || true  # it does not end on other signals
+  rm -rf "$work"
+}
+trap clean_up EXIT
 
 for program in bochs-bin apt-get dpkg-deb g++; do
   command -v $program >/dev/null || fail "$program is missing; on Debian: apt-get install bochs bochs-term bochsbios vgabios g++"
@@ -108,8 +113,12 @@ error: action=ignore
 info: action=ignore
 BOCHS
   echo continue >"$work/commands"  # Debian's Bochs starts in its debugger
-  # Bochs ends with a failure when the guest switches itself off.
-  TERM=xterm timeout -s KILL 3600 bochs-bin -q -f "$work/bochsrc" -rc "$work/commands" </dev/null >"$work/screen" 2>&1 || true
+  TERM=xterm bochs-bin -q -f "$work/bochsrc" -rc "$work/commands" </dev/null >"$work/screen" 2>&1 &
+  bochs=$!
+  for ((seconds = 0; seconds < 1800; ++seconds)); do
+    kill -0 "$bochs" 2>/dev/null || break
+    sleep 1
+  done
 }
 
 mkdir -p "$work/root/dev" "$work/iso/isolinux"
