@@ -37,11 +37,13 @@ const std::vector<const Kernels*>& tables() {
     __builtin_cpu_init();
     static const Kernels avx2 = filled(kAvx2Kernels, kScalarKernels);
     static const Kernels avx512 = filled(kAvx512Kernels, avx2);
+    static const Kernels amx = filled(kAmxKernels, avx512);
     const bool has_avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (has_avx2) found.push_back(&avx2);
     if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      if (has_amx()) found.push_back(&amx);  // not last, and so not the default: it has not been timed yet
       found.push_back(&avx512);
     }
 #endif

@@ -6,6 +6,7 @@
 // Tables differ by rounding. Within one table the same arguments give the same bits, and a row's result (of scores,
 // matvec, assign, attend) does not depend on the other rows of the call, so that callers may split rows as they like.
 // One exception: attend treats calls of up to 8 queries and calls of more differently, with different rounding.
+// amx: attend on bf16 rows takes queries and weights as sums of two bf16 numbers, to 2^-17 of each.
 #pragma once
 
 #include <cstdint>
@@ -94,10 +95,10 @@ constexpr int64_t sketch_table_bytes(int64_t dim) { return (dim + 7) / 8 * 32; }
 inline constexpr int kSketchTableZero = 31;  // the entry that stands for nothing added
 
 // out[i * out_stride + j] += (query_scales[i] * scales[j]) * dot(query i, code j)
-// The dot is a sum of table entries: for each group of four dimensions, whose bits are a number b in [0, 16), entry b of
-// the query's 16 for that group, less kSketchTableZero. Integers, and exact; the float operations are these, in this
-// order: all tables give the same bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of byte
-// c / 8, set for +. With two bits the dot is twice that of the first plane and that of the second.
+// The dot is a sum of table entries: for each group of four dimensions, whose bits are a number b in [0, 16), entry b
+// of the query's 16 for that group, less kSketchTableZero. Integers, and exact; the float operations are these, in this
+// order: all tables give the same bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of
+// byte c / 8, set for +. With two bits the dot is twice that of the first plane and that of the second.
 struct SketchScoresArgs {
   const uint8_t* tables;  // [n_queries, sketch_table_bytes(dim)], each at most 2 * kSketchTableZero
   int64_t n_queries;
@@ -127,7 +128,7 @@ struct Extent {
 };
 
 struct Kernels {
-  const char* isa;  // "scalar", "avx2", "avx512"
+  const char* isa;  // "scalar", "avx2", "amx", "avx512"
 
   void (*to_f32)(const void* in, DType dtype, int64_t n, float* out);
   void (*from_f32)(const float* in, int64_t n, DType dtype, void* out);
@@ -154,10 +155,10 @@ struct Kernels {
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
 };
 
-// The tables this machine can run, scalar first, the fastest last.
+// The tables this machine can run, scalar first, the one to use by default last (amx has to be asked for).
 std::vector<const Kernels*> available_kernels();
 
-// The table in use: the fastest one, or the one that the environment variable SQUEEZE_ISA or select_kernels names.
+// The table in use: the last one, or the one that the environment variable SQUEEZE_ISA or select_kernels names.
 const Kernels& kernels();
 
 // The value of SQUEEZE_ISA if this machine or this build has no such table, else null. Programs check it before any

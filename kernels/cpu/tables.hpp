@@ -9,6 +9,10 @@ extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;    // AVX2, FMA, F16C
 extern const Kernels kAvx512Kernels;  // AVX-512 F, BW, DQ, VL
+extern const Kernels kAmxKernels;     // AMX tiles of bf16, and the same
 #endif
+
+// Whether the CPU has AMX and the operating system, asked, lets this process use it.
+bool has_amx();
 
 }  // namespace squeeze
