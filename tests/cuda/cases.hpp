@@ -24,6 +24,7 @@ std::vector<Case> lookup_cases();
 std::vector<Case> sketch_lookup_cases();
 std::vector<Case> decode_call_cases();
 std::vector<Case> kmeans_cases();
+std::vector<Case> forward_ops_cases();
 std::vector<Case> block_lookup_cases();
 std::vector<Case> attend_prefill_cases();
 

@@ -1,0 +1,204 @@
+// Memory-bound loops: a block per row, or threads over elements.
+#include "kernels/cuda/forward_ops.hpp"
+
+#include <stdexcept>
+
+#include "kernels/cuda/launch.cuh"
+
+namespace squeeze::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpSize;
+
+__device__ inline float load(const void* data, DType dtype, int64_t i) {
+  if (dtype == DType::f32) return static_cast<const float*>(data)[i];
+  const uint32_t bits = static_cast<const uint16_t*>(data)[i];
+  return dtype == DType::bf16 ? unpack_low(bits, BF16{}) : unpack_low(bits, F16{});
+}
+
+__device__ inline uint16_t to_bf16(float x) { return static_cast<uint16_t>(pack(x, 0.0f, BF16{})); }
+
+__device__ inline float warp_sum(float x) {
+  for (int other = 1; other < kWarpSize; other *= 2) x += __shfl_xor_sync(kAllLanes, x, other);
+  return x;
+}
+
+__device__ inline int64_t first_element() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
+__device__ inline int64_t element_step() { return static_cast<int64_t>(gridDim.x) * kThreads; }
+
+unsigned blocks_for(int64_t n) {
+  const int64_t blocks = (n + kThreads - 1) / kThreads, most = int64_t{32} * device_limits().n_multiprocessors;
+  return static_cast<unsigned>(blocks < most ? blocks : most);
+}
+
+struct EmbedArgs {
+  const void* table;
+  DType dtype;
+  const int32_t* tokens;
+  int64_t n, size;
+  float* out;
+};
+__global__ void __launch_bounds__(kThreads) embed_kernel(EmbedArgs a) {
+  for (int64_t i = first_element(); i < a.n * a.size; i += element_step()) {
+    a.out[i] = load(a.table, a.dtype, a.tokens[i / a.size] * a.size + i % a.size);
+  }
+}
+
+struct NormArgs {
+  const float *x, *weight;
+  int64_t size;
+  float eps;
+  uint16_t* out;
+};
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(NormArgs a) {
+  auto* of_warps = reinterpret_cast<float*>(shared_memory());
+  const float* x = a.x + static_cast<int64_t>(blockIdx.x) * a.size;
+  float squares = 0.0f;
+  for (int64_t c = threadIdx.x; c < a.size; c += kThreads) squares += x[c] * x[c];
+  squares = warp_sum(squares);
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = squares;
+  __syncthreads();
+  float all = 0.0f;
+  for (int w = 0; w < kWarps; ++w) all += of_warps[w];
+  const float factor = 1.0f / sqrtf(all / static_cast<float>(a.size) + a.eps);
+  uint16_t* out = a.out + static_cast<int64_t>(blockIdx.x) * a.size;
+  for (int64_t c = threadIdx.x; c < a.size; c += kThreads) out[c] = to_bf16(x[c] * factor * a.weight[c]);
+}
+
+// A warp per head of a token.
+__global__ void __launch_bounds__(kThreads) rotate_kernel(RotateArgs a) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, half = a.dim / 2;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize; i < a.n * a.n_heads;
+       i += step) {
+    const int64_t token = i / a.n_heads;
+    float* x = a.heads + token * a.stride + i % a.n_heads * a.dim;
+    float factor = 1.0f;
+    if (a.norm) {
+      float squares = 0.0f;
+      for (int c = lane; c < a.dim; c += kWarpSize) squares += x[c] * x[c];
+      factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.dim) + a.eps);
+    }
+    for (int c = lane; c < half; c += kWarpSize) {
+      const float low = a.norm ? x[c] * factor * a.norm[c] : x[c];
+      const float high = a.norm ? x[c + half] * factor * a.norm[c + half] : x[c + half];
+      const float cosine = a.cosines[token * half + c], sine = a.sines[token * half + c];
+      x[c] = low * cosine - high * sine;
+      x[c + half] = high * cosine + low * sine;
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) append_kernel(AppendArgs a) {
+  const int64_t row = static_cast<int64_t>(a.n_heads) * a.dim;
+  auto* cache = static_cast<uint16_t*>(a.cache);
+  for (int64_t i = first_element(); i < a.n * row; i += element_step()) {
+    const int64_t token = i / row, head = i % row / a.dim, c = i % a.dim;
+    const float x = a.rows[token * a.stride + i % row];
+    const uint32_t bits = a.dtype == DType::bf16 ? pack(x, 0.0f, BF16{}) : pack(x, 0.0f, F16{});
+    cache[(head * a.capacity + *a.first + token) * a.dim + c] = static_cast<uint16_t>(bits);
+  }
+}
+
+struct SwigluArgs {
+  const float *gate, *up;
+  int64_t n;
+  uint16_t* out;
+};
+__global__ void __launch_bounds__(kThreads) swiglu_kernel(SwigluArgs a) {
+  for (int64_t i = first_element(); i < a.n; i += element_step()) {
+    a.out[i] = to_bf16(a.gate[i] / (1.0f + exp2_fast(-a.gate[i] * kLog2E)) * a.up[i]);
+  }
+}
+
+struct AddArgs {
+  const float *delta, *bias;
+  int64_t n, size;
+  float* x;
+};
+__global__ void __launch_bounds__(kThreads) add_kernel(AddArgs a) {
+  for (int64_t i = first_element(); i < a.n; i += element_step()) {
+    a.x[i] += a.bias ? a.delta[i] + a.bias[i % a.size] : a.delta[i];
+  }
+}
+
+struct ArgmaxArgs {
+  const float* x;
+  int64_t size;
+  int32_t* out;
+};
+struct Largest {
+  float value = -INFINITY;
+  int32_t at = -1;
+  __device__ void add(float other, int32_t index) {
+    const bool first = at < 0 && other == other;
+    if (index >= 0 && (first || other > value || (other == value && index < at))) {
+      value = other;
+      at = index;
+    }
+  }
+};
+__global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
+  auto* of_warps = reinterpret_cast<Largest*>(shared_memory());
+  const float* x = a.x + static_cast<int64_t>(blockIdx.x) * a.size;
+  Largest own;
+  for (int64_t c = threadIdx.x; c < a.size; c += kThreads) own.add(x[c], static_cast<int32_t>(c));
+  for (int other = 1; other < kWarpSize; other *= 2) {
+    const float value = __shfl_xor_sync(kAllLanes, own.value, other);
+    own.add(value, __shfl_xor_sync(kAllLanes, own.at, other));
+  }
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = own;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < kWarps; ++w) own.add(of_warps[w].value, of_warps[w].at);
+  a.out[blockIdx.x] = own.at;
+}
+
+}  // namespace
+
+void embed(const void* table, DType dtype, const int32_t* tokens, int64_t n, int64_t size, float* out, Stream stream) {
+  if (dtype == DType::i8) throw std::invalid_argument("embed: expected a table of f32, f16 or bf16");
+  if (n * size == 0) return;
+  launch(embed_kernel, {.grid_x = blocks_for(n * size), .threads = kThreads}, stream,
+         EmbedArgs{table, dtype, tokens, n, size, out});
+}
+
+void rms_norm(const float* x, const float* weight, int64_t n, int64_t size, float eps, uint16_t* out, Stream stream) {
+  if (n == 0) return;
+  launch(rms_norm_kernel,
+         {.grid_x = static_cast<unsigned>(n), .threads = kThreads, .shared_bytes = kWarps * sizeof(float)}, stream,
+         NormArgs{x, weight, size, eps, out});
+}
+
+void rotate_heads(const RotateArgs& args, Stream stream) {
+  if (args.n == 0) return;
+  launch(rotate_kernel, {.grid_x = blocks_for(args.n * args.n_heads * kWarpSize), .threads = kThreads}, stream, args);
+}
+
+void append_rows(const AppendArgs& args, Stream stream) {
+  if (args.dtype != DType::bf16 && args.dtype != DType::f16) {
+    throw std::invalid_argument("append_rows: expected a cache of f16 or bf16");
+  }
+  if (args.n == 0) return;
+  launch(append_kernel, {.grid_x = blocks_for(args.n * args.n_heads * args.dim), .threads = kThreads}, stream, args);
+}
+
+void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream stream) {
+  if (n == 0) return;
+  launch(swiglu_kernel, {.grid_x = blocks_for(n), .threads = kThreads}, stream, SwigluArgs{gate, up, n, out});
+}
+
+void add(const float* delta, const float* bias, int64_t n, int64_t size, float* x, Stream stream) {
+  if (n == 0) return;
+  launch(add_kernel, {.grid_x = blocks_for(n), .threads = kThreads}, stream, AddArgs{delta, bias, n, size, x});
+}
+
+void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream) {
+  if (n == 0) return;
+  launch(argmax_kernel,
+         {.grid_x = static_cast<unsigned>(n), .threads = kThreads, .shared_bytes = kWarps * sizeof(Largest)}, stream,
+         ArgmaxArgs{x, size, out});
+}
+
+}  // namespace squeeze::cuda

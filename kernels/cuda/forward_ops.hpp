@@ -1,0 +1,57 @@
+// The small operations of a forward pass on the device: hidden states in float32, inputs of matrix products in bf16.
+// All pointers are device memory; matrices are row-major with contiguous rows. As kernels/kernels.hpp does on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device_memory.hpp"
+#include "kernels/dtype.hpp"
+
+namespace squeeze::cuda {
+
+// out[i] = table[tokens[i]]. table: [vocab, size] of f32, f16 or bf16; out: f32 [n, size]. The tokens are in the
+// vocabulary.
+void embed(const void* table, DType dtype, const int32_t* tokens, int64_t n, int64_t size, float* out, Stream stream);
+
+// out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight, rounded to bf16. x: f32 [n, size]; out: bf16 [n, size].
+void rms_norm(const float* x, const float* weight, int64_t n, int64_t size, float eps, uint16_t* out, Stream stream);
+
+// The heads of n tokens, in place: norm over each head (norm null: none), then half-split RoPE by the angles whose
+// cosines and sines are given per token. heads: f32 [n, n_heads, dim], rows n_heads * dim apart or `stride`; cosines,
+// sines: f32 [n, dim / 2].
+struct RotateArgs {
+  float* heads;
+  int64_t stride;  // floats from token to token
+  int64_t n;
+  int n_heads, dim;
+  const float* norm;  // [dim] or null
+  float eps;
+  const float* cosines;
+  const float* sines;
+};
+void rotate_heads(const RotateArgs& args, Stream stream);
+
+// Rows of n tokens, f32 [n, n_heads, dim] with `stride` floats from token to token, behind the `first` rows of a cache,
+// f16 or bf16 [n_heads, capacity, dim].
+struct AppendArgs {
+  const float* rows;
+  int64_t stride;
+  int64_t n;
+  int n_heads, dim;
+  void* cache;
+  DType dtype;
+  int64_t capacity;
+  const int32_t* first;  // one number, in device memory
+};
+void append_rows(const AppendArgs& args, Stream stream);
+
+// out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], rounded to bf16.
+void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream stream);
+
+// x[i] += delta[i] (+ bias[i % size] if there is one).
+void add(const float* delta, const float* bias, int64_t n, int64_t size, float* x, Stream stream);
+
+// out[i]: the index of the largest element of row i, the lowest of equals; -1 if all are NaN. x: f32 [n, size].
+void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream);
+
+}  // namespace squeeze::cuda

@@ -1,0 +1,192 @@
+// The small operations of a forward pass against double precision.
+#include "kernels/cuda/forward_ops.hpp"
+
+#include <algorithm>
+
+#include "tests/cuda/cases.hpp"
+
+namespace squeeze::cuda_tests {
+namespace {
+
+using cuda::DeviceArray;
+
+std::vector<float> widened(const std::vector<uint16_t>& bits) {
+  std::vector<float> out;
+  for (const uint16_t x : bits) out.push_back(bf16_to_f32(x));
+  return out;
+}
+
+// bf16 results: half a unit in the last place, relative.
+void expect_bf16(const std::string& what, const std::vector<float>& found, const std::vector<double>& expected) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    expect_close(what, {&found[i], 1}, {&expected[i], 1}, std::abs(expected[i]) / 255 + 1e-6);
+  }
+}
+
+void check_embed() {
+  Random random(1);
+  constexpr int kVocab = 9, kSize = 130;
+  const std::vector<float> table = random.normals(kVocab * kSize);
+  const std::vector<int32_t> tokens{8, 0, 3, 3};
+  const DeviceArray<int32_t> device_tokens(tokens);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    std::vector<char> stored(table.size() * size_of(dtype));
+    for (size_t i = 0; i < table.size(); ++i) store_element(stored.data(), dtype, int64_t(i), table[i]);
+    const DeviceArray<char> device_table(stored);
+    const DeviceArray<float> out(tokens.size() * kSize);
+    cuda::embed(device_table.data(), dtype, device_tokens.data(), std::ssize(tokens), kSize, out.data(), nullptr);
+    const std::vector<float> found = out.host();
+    for (size_t i = 0; i < found.size(); ++i) {
+      expect(found[i] == load_element(stored.data(), dtype, tokens[i / kSize] * kSize + int64_t(i % kSize)),
+             "embedding");
+    }
+  }
+}
+
+void check_rms_norm() {
+  Random random(2);
+  for (const int size : {1, 31, 256, 1000}) {
+    const std::vector<float> x = random.normals(size_t(3 * size)), weight = random.normals(size_t(size));
+    const DeviceArray<float> device_x(x), device_weight(weight);
+    const DeviceArray<uint16_t> out(x.size());
+    cuda::rms_norm(device_x.data(), device_weight.data(), 3, size, 1e-5f, out.data(), nullptr);
+    std::vector<double> expected;
+    for (int row = 0; row < 3; ++row) {
+      double squares = 0;
+      for (int c = 0; c < size; ++c) squares += double{x[size_t(row * size + c)]} * double{x[size_t(row * size + c)]};
+      for (int c = 0; c < size; ++c) {
+        expected.push_back(double{x[size_t(row * size + c)]} / std::sqrt(squares / size + 1e-5) *
+                           double{weight[size_t(c)]});
+      }
+    }
+    expect_bf16("rms_norm", widened(out.host()), expected);
+  }
+}
+
+void check_rotate(bool normed) {
+  Random random(3);
+  constexpr int kTokens = 5, kHeads = 3, kDim = 96, kStride = kHeads * kDim + 7;
+  const std::vector<float> rows = random.normals(kTokens * kStride), norm = random.normals(kDim);
+  std::vector<float> cosines, sines;
+  for (int i = 0; i < kTokens * kDim / 2; ++i) {
+    cosines.push_back(std::cos(0.1f * float(i)));
+    sines.push_back(std::sin(0.1f * float(i)));
+  }
+  const DeviceArray<float> heads(rows), device_norm(norm), device_cosines(cosines), device_sines(sines);
+  cuda::rotate_heads({.heads = heads.data(),
+                      .stride = kStride,
+                      .n = kTokens,
+                      .n_heads = kHeads,
+                      .dim = kDim,
+                      .norm = normed ? device_norm.data() : nullptr,
+                      .eps = 1e-5f,
+                      .cosines = device_cosines.data(),
+                      .sines = device_sines.data()},
+                     nullptr);
+  std::vector<double> expected(rows.begin(), rows.end());
+  for (int token = 0; token < kTokens; ++token) {
+    for (int head = 0; head < kHeads; ++head) {
+      double* x = expected.data() + token * kStride + head * kDim;
+      if (normed) {
+        double squares = 0;
+        for (int c = 0; c < kDim; ++c) squares += x[c] * x[c];
+        for (int c = 0; c < kDim; ++c) x[c] *= double{norm[size_t(c)]} / std::sqrt(squares / kDim + 1e-5);
+      }
+      for (int c = 0; c < kDim / 2; ++c) {
+        const size_t angle = size_t(token * kDim / 2 + c);
+        const double low = x[c], high = x[c + kDim / 2];
+        x[c] = low * double{cosines[angle]} - high * double{sines[angle]};
+        x[c + kDim / 2] = high * double{cosines[angle]} + low * double{sines[angle]};
+      }
+    }
+  }
+  expect_close("rotated heads", heads.host(), expected, 1e-5);
+}
+
+void check_append() {
+  Random random(4);
+  constexpr int kTokens = 3, kHeads = 2, kDim = 64, kCapacity = 10, kFirst = 4, kStride = kHeads * kDim + 5;
+  const std::vector<float> rows = random.normals(kTokens * kStride);
+  const DeviceArray<float> device_rows(rows);
+  const DeviceArray<int32_t> first(std::vector<int32_t>{kFirst});
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    const DeviceArray<uint16_t> cache(std::vector<uint16_t>(kHeads * kCapacity * kDim, 77));
+    cuda::append_rows({.rows = device_rows.data(),
+                       .stride = kStride,
+                       .n = kTokens,
+                       .n_heads = kHeads,
+                       .dim = kDim,
+                       .cache = cache.data(),
+                       .dtype = dtype,
+                       .capacity = kCapacity,
+                       .first = first.data()},
+                      nullptr);
+    std::vector<uint16_t> expected(kHeads * kCapacity * kDim, 77);
+    for (int token = 0; token < kTokens; ++token) {
+      for (int i = 0; i < kHeads * kDim; ++i) {
+        const int64_t to = int64_t{i / kDim * kCapacity + kFirst + token} * kDim + i % kDim;
+        store_element(expected.data(), dtype, to, rows[size_t(token * kStride + i)]);
+      }
+    }
+    expect(cache.host() == expected, "rows of the cache");
+  }
+}
+
+void check_swiglu_and_add() {
+  Random random(5);
+  constexpr int kRows = 7, kSize = 300;
+  const std::vector<float> gate = random.normals(kRows * kSize, 4), up = random.normals(kRows * kSize),
+                           bias = random.normals(kSize);
+  const DeviceArray<float> device_gate(gate), device_up(up), device_bias(bias);
+  const DeviceArray<uint16_t> out(gate.size());
+  cuda::swiglu(device_gate.data(), device_up.data(), std::ssize(gate), out.data(), nullptr);
+  std::vector<double> expected, sums, biased;
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double g = double{gate[i]}, u = double{up[i]};
+    expected.push_back(g / (1 + std::exp(-g)) * u);
+    sums.push_back(g + u);
+    biased.push_back(g + 2 * u + double{bias[i % kSize]});
+  }
+  expect_bf16("swiglu", widened(out.host()), expected);
+  cuda::add(device_up.data(), nullptr, std::ssize(gate), kSize, device_gate.data(), nullptr);
+  expect_close("add", device_gate.host(), sums, 1e-5);
+  cuda::add(device_up.data(), device_bias.data(), std::ssize(gate), kSize, device_gate.data(), nullptr);
+  expect_close("add with a bias", device_gate.host(), biased, 1e-5);
+}
+
+void check_argmax() {
+  Random random(6);
+  constexpr int kSize = 1000;
+  std::vector<float> x = random.normals(5 * kSize);
+  x[700] = x[30] = x[701] = 50;                              // equals: the lowest
+  std::fill(x.begin() + kSize, x.begin() + 2 * kSize, NAN);  // nothing
+  x[2 * kSize] = NAN;                                        // NaN never wins
+  std::fill(x.begin() + 3 * kSize, x.begin() + 4 * kSize, -INFINITY);
+  const DeviceArray<float> device_x(x);
+  const DeviceArray<int32_t> out(5);
+  cuda::argmax(device_x.data(), 5, kSize, out.data(), nullptr);
+  const std::vector<int32_t> found = out.host();
+  const auto largest = [&](int row) {
+    int32_t at = 1;
+    for (int c = 1; c < kSize; ++c) at = x[size_t(row * kSize + c)] > x[size_t(row * kSize + at)] ? c : at;
+    return at;
+  };
+  expect(found[0] == 30 && found[1] == -1 && found[2] == largest(2) && found[3] == 0, "argmax of a row");
+  expect(found[4] == (x[4 * kSize] > x[size_t(4 * kSize + largest(4))] ? 0 : largest(4)), "argmax of random numbers");
+}
+
+}  // namespace
+
+std::vector<Case> forward_ops_cases() {
+  return {
+      {"forward_ops: embed", check_embed},
+      {"forward_ops: rms_norm", check_rms_norm},
+      {"forward_ops: rotate_heads", [] { check_rotate(false); }},
+      {"forward_ops: rotate_heads with norms", [] { check_rotate(true); }},
+      {"forward_ops: append_rows", check_append},
+      {"forward_ops: swiglu, add", check_swiglu_and_add},
+      {"forward_ops: argmax", check_argmax},
+  };
+}
+
+}  // namespace squeeze::cuda_tests
