@@ -22,7 +22,7 @@ struct Case {
 std::vector<Case> attend_decode_cases();
 std::vector<Case> lookup_cases();
 std::vector<Case> sketch_lookup_cases();
-std::vector<Case> decode_call_cases();
+std::vector<Case> bench_call_cases();
 std::vector<Case> kmeans_cases();
 std::vector<Case> forward_ops_cases();
 std::vector<Case> block_lookup_cases();

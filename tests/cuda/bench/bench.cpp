@@ -11,6 +11,7 @@
 #include "kernels/cuda/kmeans.hpp"
 #include "kernels/cuda/stream.hpp"
 #include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/bench/prefill_call.hpp"
 
 namespace squeeze::cuda_bench {
 namespace {
@@ -43,9 +44,9 @@ class Bench {
   }
 
   // Median time of one replay.
-  double replay_ms(const std::function<void(Stream)>& work) {
+  double replay_ms(const std::function<void(Stream)>& work, int repeats = 25) {
     const cuda::Graph graph(stream_, work);
-    return median_ms([&] { graph.replay(stream_); });
+    return median_ms([&] { graph.replay(stream_); }, repeats);
   }
 
   void run_once(const std::function<void(Stream)>& work) {
@@ -79,12 +80,12 @@ class Bench {
   }
 
  private:
-  double median_ms(const std::function<void()>& work) {
+  double median_ms(const std::function<void()>& work, int repeats = 25) {
     for (int i = 0; i < 3; ++i) work();
     std::vector<double> times;
-    for (int i = 0; i < 25; ++i) times.push_back(cuda::device_ms(stream_, work));
-    std::nth_element(times.begin(), times.begin() + 12, times.end());
-    return times[12];
+    for (int i = 0; i < repeats; ++i) times.push_back(cuda::device_ms(stream_, work));
+    std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+    return times[size_t(repeats / 2)];
   }
 
   Options options_;
@@ -138,6 +139,29 @@ void add_decode_rows(Bench& bench, const Shape& shape) {
     const double budget = double(bytes.total()) / double(shape.kv_bytes());
     bench.add({name, 1e3 * ms, gbps, gbps / bench.copy_gbps(), setting.mode == Mode::dense ? 0 : dense_ms / ms,
                setting.mode == Mode::dense ? "" : percent(budget, "of the KV bytes")});
+  }
+}
+
+// Questions of many tokens over one layer; dense ones have no lookup. Ratios are to our own dense kernel: PyTorch's is
+// in scripts/bench_cuda_peers.py.
+void add_prefill_rows(Bench& bench, const Shape& shape) {
+  for (const int n_queries : {1 << 10, 1 << 12}) {
+    const std::string name = "prefill " + std::to_string(n_queries >> 10) + "K " + shape.str();
+    if (!bench.wants(name)) continue;
+    const MadeIndex index(shape, false);
+    double dense_ms = 0;
+    for (const double share : {1.0, 0.1}) {
+      const PrefillCall call(index, n_queries, share);
+      bench.run_once([&](Stream stream) { call.run_layer(0, stream); });
+      const double error = call.largest_error(0);
+      if (!(error < 2e-2)) throw std::runtime_error(name + ": differs from the reference by " + std::to_string(error));
+      const double ms = bench.replay_ms([&](Stream stream) { call.run_layer(0, stream); }, 5);
+      if (share == 1) dense_ms = ms;
+      char note[64];
+      std::snprintf(note, sizeof note, "%.0f TFLOP/s of attention", call.attention_flops() / ms / 1e9);
+      bench.add(
+          {name + (share == 1 ? " dense" : " sparsity 90 %"), 1e3 * ms, 0, 0, share == 1 ? 0 : dense_ms / ms, note});
+    }
   }
 }
 
@@ -209,6 +233,9 @@ void run(const Options& options) {
   for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}}) {
     for (const int64_t n_tokens : {int64_t{1} << 15, int64_t{1} << 17, int64_t{1} << 19}) {
       if (n_tokens <= options.max_tokens) add_decode_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
+    }
+    for (const int64_t n_tokens : {int64_t{1} << 17, int64_t{1} << 19}) {
+      if (n_tokens <= options.max_tokens) add_prefill_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
     }
   }
   add_lookup_rows(bench);

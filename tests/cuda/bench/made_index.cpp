@@ -118,6 +118,7 @@ MadeIndex::MadeIndex(const Shape& made, bool coarse, bool keys_and_values)
   }
   std::vector<uint16_t> scales(static_cast<size_t>(n_clustered));
   for (uint16_t& x : scales) x = f32_to_f16(0.05f + 0.01f * std::abs(random.normal()));
+  leaf_centroids = repeated(normal_rows(random, n_leaves), shape.n_kv_heads);
   sketch_scales = repeated(scales, shape.n_kv_heads);
   rotation = DeviceArray<float>(normals(random, kDim * kDim));
 }

@@ -51,6 +51,7 @@ class MadeIndex {
   int64_t n_clustered;
   std::vector<DeviceArray<uint16_t>> keys, values, value_means;  // per layer; value means of the leaves
   std::vector<DeviceArray<uint8_t>> codes;
+  DeviceArray<uint16_t> leaf_centroids;  // bf16, for question prefill; the same for all layers
   DeviceArray<uint16_t> sketch_scales;
   DeviceArray<float> rotation;
   std::vector<Level> levels;      // coarsest first

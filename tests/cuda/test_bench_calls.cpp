@@ -1,5 +1,6 @@
-// Lookups and attention together, as the benchmark calls them, on a small context.
+// Lookups and attention together, as the benchmark calls them, on small contexts.
 #include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/bench/prefill_call.hpp"
 #include "tests/cuda/cases.hpp"
 
 namespace squeeze::cuda_tests {
@@ -35,23 +36,26 @@ void check_setting(const Setting& setting) {
   if (setting.mode == Mode::sketches) expect(read / all < setting.share + 0.01, "share of the bytes read");
 }
 
+void check_prefill(double share) {
+  const MadeIndex index({8, 2, 700}, false);
+  const cuda_bench::PrefillCall call(index, 70, share);
+  call.run_layer(0, nullptr);
+  cuda::synchronize(nullptr);
+  const double error = call.largest_error(0);
+  expect(error < 1e-2, "output is off by " + std::to_string(error));  // softmax weights are rounded to bf16
+}
+
 }  // namespace
 
-std::vector<Case> decode_call_cases() {
+std::vector<Case> bench_call_cases() {
   return {
       {"decode_call: dense", [] { check_setting({}); }},
-      {"decode_call: a fifth of the keys",
-       [] {
-         check_setting({Mode::sparse, 0.2});
-       }},
+      {"decode_call: a fifth of the keys", [] { check_setting({.mode = Mode::sparse, .share = 0.2}); }},
       {"decode_call: a fifth of the keys, two levels",
-       [] {
-         check_setting({Mode::sparse, 0.2, true});
-       }},
-      {"decode_call: sketches",
-       [] {
-         check_setting({Mode::sketches, 0.3});
-       }},
+       [] { check_setting({.mode = Mode::sparse, .share = 0.2, .coarse = true}); }},
+      {"decode_call: sketches", [] { check_setting({.mode = Mode::sketches, .share = 0.3}); }},
+      {"prefill_call: dense", [] { check_prefill(1); }},
+      {"prefill_call: a fifth of the keys", [] { check_prefill(0.2); }},
   };
 }
 
