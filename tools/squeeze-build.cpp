@@ -21,7 +21,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr ToolText kText = {"squeeze-build", "Clusters the keys of a KV dump into a hierarchy and writes the index.",
                             "  squeeze-build manual.kv.h5 -o manual.sqz.h5 --leaf 5% --coarse 1%\n"
-                            "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5"};
+                            "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5",
+                            "the k-means"};
 
 IndexOptions with_sketches(int bits) {
   IndexOptions options;
@@ -131,6 +132,8 @@ IndexOptions index_options(const Options& o, int64_t n_tokens) {
   options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
   options.quantise_centroids = o.centroids == "int8";
   options.quantise_kv = o.kv == "int8";
+  options.cuda = o.common.cuda();
+  if (options.cuda && options.metric == Metric::l2) fail_usage("--metric l2: on a CUDA device keys cluster by cosine");
   return options;
 }
 

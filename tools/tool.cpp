@@ -10,6 +10,7 @@
 #include <cstring>
 #include <iostream>
 
+#include "kernels/cuda/cuda.hpp"
 #include "kernels/kernels.hpp"
 #include "lib/core/parallel.hpp"
 
@@ -51,6 +52,19 @@ void choose_isa(const std::string& option) {
   }
 }
 
+// --device cuda[:N]
+void choose_device(const ToolText& text, const std::string& device) {
+  const std::string number = device.starts_with("cuda:") ? device.substr(5) : "0";
+  const bool is_number =
+      !number.empty() && number.size() < 4 && number.find_first_not_of("0123456789") == std::string::npos;
+  if ((device != "cuda" && !device.starts_with("cuda:")) || !is_number) {
+    fail_usage("--device {}: expected cpu, cuda or cuda:N", device);
+  }
+  if (!*text.on_cuda) fail_usage("--device {}: {} computes on the CPU only; use --device cpu", device, text.name);
+  if (const char* problem = cuda_problem()) fail_usage("--device {}: {}; use --device cpu", device, problem);
+  select_cuda_device(std::stoi(number));
+}
+
 bool drawing = false;
 
 void draw(const ProgressStep& step, double seconds, const std::string& unit) {
@@ -64,16 +78,18 @@ void draw(const ProgressStep& step, double seconds, const std::string& unit) {
 
 }  // namespace
 
-void bind_common(CLI::App& app, CommonOptions& options) {
+void bind_common(CLI::App& app, const ToolText& text, CommonOptions& options) {
   app.add_option("--threads", options.threads, "Threads to compute with (default: all cores)")
       ->check(CLI::Range(1, 4096));
   app.add_flag("--pin", options.pin, "Keep each thread on one core");
   app.add_option("--isa", options.isa, "Instruction set of the kernels (default: the fastest; also SQUEEZE_ISA)");
-  app.add_option("--device", options.device, "Where to compute: cpu");
+  app.add_option("--device", options.device,
+                 *text.on_cuda ? fmt::format("Where to compute: cpu, or cuda[:N] for {}", text.on_cuda)
+                               : std::string("Where to compute: cpu"));
   app.add_flag("-q,--quiet", options.quiet, "No progress and no notes on stderr");
 }
 
-void apply_common(const CommonOptions& options) {
+void apply_common(const ToolText& text, const CommonOptions& options) {
   choose_isa(options.isa);
   const int default_threads = n_threads();
   if (options.threads > 0) set_threads(options.threads);
@@ -81,9 +97,7 @@ void apply_common(const CommonOptions& options) {
     fail_usage("--pin: {} threads, but this process may use {} cores", n_threads(), default_threads);
   }
   if (options.pin) pin_threads();
-  if (options.device != "cpu") {
-    fail_usage("--device {}: this version computes on the CPU only; use --device cpu", options.device);
-  }
+  if (options.cuda()) choose_device(text, options.device);
 }
 
 int tool_main(int argc, char** argv, const ToolText& text, const std::function<void(CLI::App&)>& bind,
@@ -92,7 +106,7 @@ int tool_main(int argc, char** argv, const ToolText& text, const std::function<v
   app.set_version_flag("--version", std::string(text.name) + " " SQUEEZE_VERSION);
   app.footer(std::string("Example:\n") + text.example);
   app.get_formatter()->column_width(34);
-  bind_common(app, common);
+  bind_common(app, text, common);
   bind(app);
   try {
     app.parse(argc, argv);
@@ -103,7 +117,7 @@ int tool_main(int argc, char** argv, const ToolText& text, const std::function<v
   }
   handle_interrupts(text.name);
   try {
-    apply_common(common);
+    apply_common(text, common);
     const int status = run();
     end_progress();
     if (std::fflush(stdout) != 0) fail("standard output: {}", std::strerror(errno));

@@ -15,20 +15,22 @@ namespace squeeze {
 struct CommonOptions {
   int threads = 0;  // 0: all cores
   bool pin = false;
-  std::string isa;  // empty: the fastest
-  std::string device = "cpu";
+  std::string isa;             // empty: the fastest
+  std::string device = "cpu";  // or "cuda", "cuda:1"
+  bool cuda() const { return device != "cpu"; }
   bool quiet = false;
 };
 
 struct ToolText {
   const char* name;
   const char* summary;
-  const char* example;  // shown by --help
+  const char* example;       // shown by --help
+  const char* on_cuda = "";  // what the program computes on --device cuda; empty: nothing
 };
 
-void bind_common(CLI::App& app, CommonOptions& options);
-// Sets threads and ISA; throws if the machine or this build does not have what is asked for.
-void apply_common(const CommonOptions& options);
+void bind_common(CLI::App& app, const ToolText& text, CommonOptions& options);
+// Sets threads, ISA and device; throws if the machine, this build or the program does not have what is asked for.
+void apply_common(const ToolText& text, const CommonOptions& options);
 
 // Parses, runs, and turns exceptions into one line on stderr. Returns 0 done, 1 failed, 2 bad usage. `run` returns the
 // exit status of a run that did not throw.

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "kernels/cuda/decode_stream.cuh"
+#include "kernels/cuda/last_block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/work_split.cuh"
 
@@ -67,15 +68,7 @@ template <class C>
 __device__ void merge_blocks(const AttendDecodeArgs& a, int work, const Sharers& blocks, int32_t* is_last) {
   const Workspace space = workspace_of(a);
   const int n_blocks = blocks.last - blocks.first + 1;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *is_last = atomicAdd(&space.arrived[work], 1) == n_blocks - 1;
-    if (*is_last) space.arrived[work] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!*is_last) return;
+  if (!arrives_last(&space.arrived[work], n_blocks, is_last)) return;
   constexpr int kRow = C::kDim + 2;
   const float* first = space.partials + (static_cast<int64_t>(blocks.first) + work) * a.group * kRow;
   for (int i = static_cast<int>(threadIdx.x); i < a.group * C::kDim; i += C::kThreads) {

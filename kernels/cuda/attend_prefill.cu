@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cuda/last_block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/prefill_tiles.cuh"
 
@@ -98,15 +99,7 @@ __device__ void write_rows(const AttendPrefillArgs& a, const PrefillWork& work, 
 template <class C>
 __device__ void merge_splits(const LaunchArgs& a, const PrefillWork& work, int row_block, int32_t* is_last) {
   const int64_t unit = a.unit(work.number, row_block);
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *is_last = atomicAdd(&a.arrived[unit], 1) == a.n_splits - 1;
-    if (*is_last) a.arrived[unit] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!*is_last) return;
+  if (!arrives_last(&a.arrived[unit], a.n_splits, is_last)) return;
   constexpr int kRow = C::kDim + 2;
   const float* first = a.partials + unit * a.n_splits * kPrefillRows * kRow;
   for (int i = static_cast<int>(threadIdx.x); i < kPrefillRows * C::kDim; i += kPrefillThreads) {

@@ -19,7 +19,8 @@ class QueryFragments {
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int column = step * 16 + half * 8 + lane % 4 * 2;
+        const int column =
+            C::kInWords ? step / 2 * 32 + lane % 4 * 8 + step % 2 * 4 + half * 2 : step * 16 + half * 8 + lane % 4 * 2;
         const RoundedPair<typename C::T> pair(at(upper, column), at(upper, column + 1));
         a_[step][half * 2] = pair.rounded;
         a_[step][half * 2 + 1] =
@@ -28,20 +29,23 @@ class QueryFragments {
     }
   }
 
-  // Logits with 8 * kKeyTiles keys, times `scale`: tile t, element i is key t * 8 + lane % 4 * 2 + i % 2 for query row
+  __device__ const uint32_t (&operator[](int step) const)[4] { return a_[step]; }
+
+  // Logits with 8 * kTiles keys, times `scale`: tile t, element i is key t * 8 + lane % 4 * 2 + i % 2 for query row
   // lane / 4 + i / 2 * 8 (split: elements 2 and 3 are not set).
-  __device__ void logits(const uint16_t* keys, float scale, float (&out)[C::kKeyTiles][4]) const {
+  template <int kTiles>
+  __device__ void logits(const uint16_t* keys, float scale, float (&out)[kTiles][4]) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     const uint16_t* row = keys + (lane % 8 + lane / 16 * 8) * C::kStride + lane / 8 % 2 * 8;
 #pragma unroll
-    for (int tile = 0; tile < C::kKeyTiles; ++tile) {
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) out[tile][i] = 0.0f;
     }
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
-      for (int tile = 0; tile < C::kKeyTiles; tile += 2) {
+      for (int tile = 0; tile < kTiles; tile += 2) {
         uint32_t b[4];
         load_matrices(b, row + tile * 8 * C::kStride + step * 16);
         mma_16x8x16(out[tile], a_[step], b[0], b[1], typename C::T{});
@@ -49,7 +53,7 @@ class QueryFragments {
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < C::kKeyTiles; ++tile) {
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (C::kSplit && i < 2) out[tile][i] += out[tile][i + 2];

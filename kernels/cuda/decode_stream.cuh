@@ -13,6 +13,7 @@ struct DecodeConfig {
   using T = TElement;
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
+  static constexpr bool kInWords = false;
   static constexpr int kKeyTiles = kUnitRows / 8;
   static constexpr int kWarps = kNumWarps;
   static constexpr int kStages = kNumStages;

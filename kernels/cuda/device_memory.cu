@@ -1,14 +1,26 @@
 // Device memory by the CUDA runtime.
 #include "kernels/cuda/device_memory.hpp"
 
+#include <atomic>
+
 #include "kernels/cuda/launch.cuh"
 
 namespace squeeze::cuda {
 
+namespace {
+
+std::atomic<int> selected{0};
+
+}  // namespace
+
+void select_device(int index) {
+  selected.store(index);
+  check(cudaSetDevice(index), "choice of a device");
+}
+
 const DeviceLimits& device_limits() {
   static const DeviceLimits limits = [] {
-    int device = 0;
-    check(cudaGetDevice(&device), "current device");
+    const int device = selected.load();
     const auto attribute = [&](cudaDeviceAttr which) {
       int value = 0;
       check(cudaDeviceGetAttribute(&value, which, device), "device attribute");
@@ -23,6 +35,7 @@ const DeviceLimits& device_limits() {
 
 void* allocate_device(size_t bytes) {
   void* memory = nullptr;
+  check(cudaSetDevice(selected.load()), "choice of a device");  // CUDA's current device is one of each thread
   if (bytes > 0) check(cudaMalloc(&memory, bytes), "allocation of device memory");
   return memory;
 }

@@ -13,12 +13,14 @@ namespace squeeze::cuda {
 
 using Stream = CUstream_st*;  // null: the default stream
 
+void select_device(int index);  // of all threads: each takes it up when it allocates
+
 struct DeviceLimits {
   int n_multiprocessors = 0;
   size_t shared_bytes_per_block = 0;  // that a kernel may ask for
   size_t shared_bytes_per_multiprocessor = 0;
 };
-const DeviceLimits& device_limits();  // of the current device
+const DeviceLimits& device_limits();  // of the selected device
 
 void* allocate_device(size_t bytes);  // 256-byte aligned; null for 0 bytes
 void free_device(void* memory) noexcept;

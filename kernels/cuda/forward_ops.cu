@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/warp.cuh"
 
 namespace squeeze::cuda {
 namespace {
@@ -18,11 +19,6 @@ __device__ inline float load(const void* data, DType dtype, int64_t i) {
 }
 
 __device__ inline uint16_t to_bf16(float x) { return static_cast<uint16_t>(pack(x, 0.0f, BF16{})); }
-
-__device__ inline float warp_sum(float x) {
-  for (int other = 1; other < kWarpSize; other *= 2) x += __shfl_xor_sync(kAllLanes, x, other);
-  return x;
-}
 
 __device__ inline int64_t first_element() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
 __device__ inline int64_t element_step() { return static_cast<int64_t>(gridDim.x) * kThreads; }

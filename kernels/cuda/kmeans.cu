@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/warp.cuh"
 
 namespace squeeze::cuda {
 namespace {
@@ -42,11 +43,6 @@ struct NormaliseArgs {
 __device__ inline float element(const void* rows, DType dtype, int64_t i) {
   const uint32_t bits = static_cast<const uint16_t*>(rows)[i];
   return dtype == DType::bf16 ? unpack_low(bits, BF16{}) : unpack_low(bits, F16{});
-}
-
-__device__ inline float warp_sum(float x) {
-  for (int other = 1; other < kWarpSize; other *= 2) x += __shfl_xor_sync(kAllLanes, x, other);
-  return x;
 }
 
 // A warp per row.

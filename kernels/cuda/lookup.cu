@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cuda/attend_state.cuh"
+#include "kernels/cuda/last_block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/lookup_state.cuh"
 #include "kernels/cuda/select_clusters.cuh"
@@ -24,52 +26,27 @@ struct Config {
   using T = std::conditional_t<kType == DType::bf16, BF16, F16>;  // bytes are widened to f16
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
+  static constexpr bool kInWords = true;
   static constexpr int kChunks = kDim / 32;  // of 32 dimensions, 8 per lane of a row
 };
 
-// A group of queries as matrix fragments: instruction 2 c + i takes, of lane t of a row, dimensions 32 c + 8 t + 4 i +
-// 0 to 3.
+// Dots of a group of queries with the eight centroids whose fragments `words` holds; split: elements 2 and 3 are not
+// set.
 template <class C>
-class ChunkedQueries {
- public:
-  __device__ ChunkedQueries(const float* queries, int group) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+__device__ void centroid_dots(const QueryFragments<C>& queries, const uint32_t (&words)[C::kChunks][4],
+                              float (&out)[4]) {
 #pragma unroll
-    for (int step = 0; step < 2 * C::kChunks; ++step) {
+  for (int i = 0; i < 4; ++i) out[i] = 0.0f;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int column = step / 2 * 32 + lane % 4 * 8 + step % 2 * 4 + half * 2;
-        const RoundedPair<typename C::T> pair(at(queries, group, lane / 4, column),
-                                              at(queries, group, lane / 4, column + 1));
-        a_[step][half * 2] = pair.rounded;
-        a_[step][half * 2 + 1] = C::kSplit ? pair.cut_off
-                                           : pack(at(queries, group, lane / 4 + 8, column),
-                                                  at(queries, group, lane / 4 + 8, column + 1), typename C::T{});
-      }
-    }
+  for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+    mma_16x8x16(out, queries[2 * chunk], words[chunk][0], words[chunk][1], typename C::T{});
+    mma_16x8x16(out, queries[2 * chunk + 1], words[chunk][2], words[chunk][3], typename C::T{});
   }
-
-  // Dots with the eight centroids whose fragments `words` holds.
-  __device__ void dots(const uint32_t (&words)[C::kChunks][4], float (&out)[4]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) out[i] = 0.0f;
-#pragma unroll
-    for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-      mma_16x8x16(out, a_[2 * chunk], words[chunk][0], words[chunk][1], typename C::T{});
-      mma_16x8x16(out, a_[2 * chunk + 1], words[chunk][2], words[chunk][3], typename C::T{});
-    }
-    if constexpr (C::kSplit) {
-      out[0] += out[2];
-      out[1] += out[3];
-    }
+  if constexpr (C::kSplit) {
+    out[0] += out[2];
+    out[1] += out[3];
   }
-
- private:
-  __device__ static float at(const float* queries, int group, int head, int column) {
-    return head < group ? queries[head * C::kDim + column] : 0.0f;
-  }
-  uint32_t a_[2 * C::kChunks][4];
-};
+}
 
 // This lane's part of the centroid of its row of a tile.
 template <class C>
@@ -97,7 +74,8 @@ template <class C>
 __device__ void score_tiles(const LookupArgs& a, int work, const LookupSpace& space, ClusterSums (&sums)[2]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const LookupItems items(a, work);
-  const ChunkedQueries<C> queries(a.queries + static_cast<int64_t>(work) * a.group * C::kDim, a.group);
+  const float* first_head = a.queries + static_cast<int64_t>(work) * a.group * C::kDim;
+  const QueryFragments<C> queries([&](int row) { return row < a.group ? first_head + row * C::kDim : nullptr; });
   const int64_t head = work % a.n_kv_heads;
   const int step = static_cast<int>(gridDim.x) * kWarps * kTileClusters;
   for (int first = (static_cast<int>(blockIdx.x) * kWarps + warp) * kTileClusters; first < items.n; first += step) {
@@ -105,7 +83,7 @@ __device__ void score_tiles(const LookupArgs& a, int work, const LookupSpace& sp
     uint32_t words[C::kChunks][4];
     load_centroid<C>(a.centroids, head * a.n_clusters + items.cluster(row < items.n ? row : first), words);
     float dots[4];
-    queries.dots(words, dots);
+    centroid_dots(queries, words, dots);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int position = first + lane % 4 * 2 + i % 2;
@@ -159,15 +137,10 @@ __global__ void __launch_bounds__(kThreads) lookup_kernel(LookupArgs a) {
     score_tiles<C>(a, work, space, sums);
     publish_sums(a, work, space, sums, shared.of_warps);
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    shared.is_last = atomicAdd(&space.arrived[work], 1) == static_cast<int>(gridDim.x) - 1;
-    if (shared.is_last) space.arrived[work] = 0;
-    __threadfence();
+  const int n_blocks = static_cast<int>(gridDim.x);
+  if (arrives_last(&space.arrived[work], n_blocks, &shared.is_last)) {
+    select_clusters(a, work, space, n_blocks, shared.select);
   }
-  __syncthreads();
-  if (shared.is_last) select_clusters(a, work, space, static_cast<int>(gridDim.x), shared.select);
 }
 
 template <DType kType, int kDim, bool kSplit>

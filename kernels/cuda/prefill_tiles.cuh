@@ -15,6 +15,7 @@ struct PrefillConfig {
   using T = TElement;
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = false;
+  static constexpr bool kInWords = false;
   static constexpr int kTileKeys = kDim > 128 ? 32 : 64;
   static constexpr int kKeyTiles = kTileKeys / 8;
   static constexpr int kStages = 2;

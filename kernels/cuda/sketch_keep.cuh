@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/block_scan.cuh"
 #include "kernels/cuda/sketch_space.cuh"
+#include "kernels/cuda/warp.cuh"
 
 namespace squeeze::cuda {
 
@@ -115,7 +116,7 @@ __device__ inline void set_noise(const SketchLookupArgs& a, int work, SketchKeep
     const float* query = a.queries + (static_cast<int64_t>(work) * a.group + head) * a.head_dim;
     float squares = 0.0f;
     for (int c = lane; c < a.head_dim; c += kWarpSize) squares += query[c] * query[c];
-    for (int other = 1; other < kWarpSize; other *= 2) squares += __shfl_xor_sync(kAllLanes, squares, other);
+    squares = warp_sum(squares);
     const float variance = a.bits == 1 ? 1.0f - 0.6366f : 0.104f;
     if (lane == 0) shared.noise[head] = kNoiseShare * 0.5f * a.scale * a.scale * squares * variance;
   }
@@ -182,8 +183,7 @@ class LeafKeeper {
 #pragma unroll
     for (int head = 0; head < 16; ++head) {
       if (head >= a_.group) break;
-      float sum = lost[head];
-      for (int other = 1; other < kWarpSize; other *= 2) sum += __shfl_xor_sync(kAllLanes, sum, other);
+      const float sum = warp_sum(lost[head]);
       const int64_t row = static_cast<int64_t>(part_.work) * a_.group + head;
       const float logit = a_.top_logits[row] + kLn2 * log2f(sum) - shared.noise[head] * variance;
       if (lane_ == 0) a_.rest_logits[row * a_.rest_stride + at] = any ? logit : -INFINITY;

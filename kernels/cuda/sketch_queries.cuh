@@ -1,8 +1,8 @@
 // Rotated queries as integers, in shared memory, and as matrix fragments that meet the bits of a code.
 #pragma once
 
-#include "kernels/cuda/simt.cuh"
 #include "kernels/cuda/sketch_lookup.hpp"
+#include "kernels/cuda/warp.cuh"
 
 namespace squeeze::cuda {
 
@@ -35,9 +35,7 @@ __device__ inline void rotate_queries(const SketchLookupArgs& a, int work, bool 
     for (int c = lane; c < dim && head < a.group; c += kWarpSize) {
       largest = fmaxf(largest, fabsf(out.rotated[head][c]));
     }
-    for (int other = 1; other < kWarpSize; other *= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, other));
-    }
+    largest = warp_max(largest);
     const float step = largest > 0.0f ? largest / 32000.0f : 1.0f;
     int sum = 0;
     for (int c = lane; c < dim; c += kWarpSize) {
@@ -48,7 +46,7 @@ __device__ inline void rotate_queries(const SketchLookupArgs& a, int work, bool 
       out.low[head][c] = static_cast<int8_t>(low);
       sum += high * 256 + low;
     }
-    for (int other = 1; other < kWarpSize; other *= 2) sum += __shfl_xor_sync(kAllLanes, sum, other);
+    sum = warp_sum(sum);
     if (lane == 0) {
       out.sum[head] = sum;
       out.factor[head] = a.scale * step;

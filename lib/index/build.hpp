@@ -28,6 +28,7 @@ struct IndexOptions {
   int64_t segment = 32768;          // clustered tokens whose leaves are their own; 0: the whole context
   bool quantise_centroids = false;  // centroids and value means as i8 with a scale each; else in the type of the keys
   bool quantise_kv = false;         // the same of keys and values, all rows
+  bool cuda = false;                // k-means on the CUDA device
   int sketch_bits = 0;              // per key and dimension: 0 (none), 1 or 2
 };
 

@@ -16,7 +16,8 @@ std::vector<float> cluster_sizes(const std::vector<int32_t>& cluster_of, int32_t
 }
 
 Partition cluster_leaves(TensorView keys, int64_t n_leaves, const IndexOptions& options) {
-  const KmeansOptions kmeans_options{options.metric, options.iterations, options.seed};
+  KmeansOptions kmeans_options{options.metric, options.iterations, options.seed};
+  kmeans_options.cuda = options.cuda;
   Partition leaves;
   leaves.cluster_of.reserve(static_cast<size_t>(keys.size(0)));
   for (const Segment& segment : cut_segments(keys.size(0), n_leaves, options.segment)) {
@@ -70,7 +71,8 @@ Tensor cluster_means(TensorView rows, const std::vector<int32_t>& cluster_of_row
 
 NestedClusters cluster_keys(TensorView keys, const std::vector<int64_t>& counts, const IndexOptions& options) {
   // Seeds drawn at random miss many a small topic: its leaves scatter over others' clusters, and lookups lose them.
-  const KmeansOptions kmeans_options{options.metric, options.iterations, options.seed, /*spread_seeds=*/true};
+  KmeansOptions kmeans_options{options.metric, options.iterations, options.seed, /*spread_seeds=*/true};
+  kmeans_options.cuda = options.cuda;
   NestedClusters tree;
   tree.cluster_of.resize(counts.size());
   tree.n_clusters.resize(counts.size());

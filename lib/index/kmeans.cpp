@@ -9,6 +9,7 @@
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
 #include "lib/index/centroids.hpp"
+#include "lib/index/cuda_nearest.hpp"
 #include "lib/index/near_assign.hpp"
 #include "lib/index/seeding.hpp"
 
@@ -86,6 +87,7 @@ Partition kmeans(Tensor points, std::span<const float> weights, int64_t n_cluste
   if (!weights.empty() && static_cast<int64_t>(weights.size()) != n)
     fail("{} weights for {} points", weights.size(), n);
 
+  if (options.cuda && options.metric != Metric::cosine) fail("k-means on a CUDA device is by cosine only");
   if (options.metric == Metric::cosine) {
     normalise_rows(points);
   } else {
@@ -94,6 +96,9 @@ Partition kmeans(Tensor points, std::span<const float> weights, int64_t n_cluste
   Centroids centroids = options.spread_seeds
                             ? centroids_at(spread_seeds(points, weights, n_clusters, options.seed), options.metric)
                             : draw_centroids(points, n_clusters, options.metric, options.seed);
+  if (options.cuda) {
+    return without_empty(cuda_nearest(points, weights, std::move(centroids.rows), options.iterations), n_clusters);
+  }
   const Assignment found =
       iterate(points, weights, std::move(centroids), options.iterations, make_assign(points, n_clusters, options));
   return without_empty(found.nearest, n_clusters);

@@ -187,8 +187,8 @@ SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float
   SketchTables out{std::vector<uint8_t>(static_cast<size_t>(n * table_bytes)), {}};
   const float level = sketches.bits == 2 ? 0.5f * softmax_scale : softmax_scale;
   for (int64_t i = 0; i < n; ++i) {
-    out.scales.push_back(
-        level * fill_tables(rotated.f32() + i * stride, stride / 4, out.entries.data() + i * table_bytes));
+    out.scales.push_back(level *
+                         fill_tables(rotated.f32() + i * stride, stride / 4, out.entries.data() + i * table_bytes));
   }
   return out;
 }

@@ -6,6 +6,8 @@
 
 namespace squeeze::cuda {
 
+void select_device(int) {}
+
 const DeviceLimits& device_limits() {
   static const DeviceLimits limits{3, 227 << 10, 228 << 10};
   return limits;

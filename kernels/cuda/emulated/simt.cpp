@@ -71,13 +71,14 @@ struct Fiber {
   std::vector<Copy> open_group;
 };
 
-Fiber* running = nullptr;
+// A grid runs on the thread that launches it.
+thread_local Fiber* running = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
-ucontext_t scheduler;
+thread_local ucontext_t scheduler;
 void switch_to_scheduler(Fiber& self) { swapcontext(&self.context, &scheduler); }
 void switch_to_fiber(Fiber& fiber) { swapcontext(&scheduler, &fiber.context); }
 #else
-std::jmp_buf scheduler;
+thread_local std::jmp_buf scheduler;
 void switch_to_scheduler(Fiber& self) {
   if (_setjmp(self.jump) == 0) _longjmp(scheduler, 1);
 }
@@ -88,9 +89,9 @@ void switch_to_fiber(Fiber& fiber) {
   setcontext(&fiber.context);
 }
 #endif
-Barrier grid_barrier;
-const std::function<void()>* kernel_body = nullptr;
-std::exception_ptr failure;
+thread_local Barrier grid_barrier;
+thread_local const std::function<void()>* kernel_body = nullptr;
+thread_local std::exception_ptr failure;
 
 void wait_at(Barrier& barrier) {
   Fiber* self = running;
