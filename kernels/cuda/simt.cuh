@@ -183,38 +183,53 @@ inline const std::byte* exchange_fragments(const uint32_t (&a)[4], uint32_t b0, 
   return emulated::exchange(&own, sizeof own);
 }
 
+// The rows of a (lane / 4 and 8 more) and the columns of b (lane % 4 * 2 and the next) whose products one lane adds up:
+// the elements of row lane / 4 lie in the lanes lane / 4 * 4 + 0 to 3, kPacked to a register; of columns likewise.
+template <int kPacked, class Number, class Unpack>
+struct Operands {
+  Number a[2][8 * kPacked], b[2][8 * kPacked];
+
+  Operands(const std::byte* slots, int lane, const Unpack& unpack) {
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const auto of_a = emulated::lane_value<Fragments>(slots, lane / 4 * 4 + quarter);
+      for (int i = 0; i < 4; ++i) {  // register i: row i % 2, half i / 2 of the inner dimension
+        for (int e = 0; e < kPacked; ++e)
+          a[i % 2][i / 2 * 4 * kPacked + quarter * kPacked + e] = unpack(of_a.a[i], e, true);
+      }
+      for (int column = 0; column < 2; ++column) {
+        const auto of_b = emulated::lane_value<Fragments>(slots, (lane % 4 * 2 + column) * 4 + quarter);
+        for (int i = 0; i < 2; ++i) {
+          for (int e = 0; e < kPacked; ++e)
+            b[column][i * 4 * kPacked + quarter * kPacked + e] = unpack(of_b.b[i], e, false);
+        }
+      }
+    }
+  }
+  template <class Sum>
+  Sum dot(int row, int column, Sum sum) const {
+    for (int k = 0; k < 8 * kPacked; ++k) sum += Sum{a[row][k]} * Sum{b[column][k]};
+    return sum;
+  }
+};
+
 template <class T>
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T tag) {
   const std::byte* slots = exchange_fragments(a, b0, b1);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const auto element = [&](uint32_t packed, int k) {
-    return k % 2 ? unpack_high(packed, tag) : unpack_low(packed, tag);
+  const auto unpack = [&](uint32_t packed, int e, bool) {
+    return e ? unpack_high(packed, tag) : unpack_low(packed, tag);
   };
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4, column = lane % 4 * 2 + i % 2;
-    double sum = double{d[i]};
-    for (int k = 0; k < 16; ++k) {
-      const auto of_a = emulated::lane_value<Fragments>(slots, row * 4 + k % 8 / 2);
-      const auto of_b = emulated::lane_value<Fragments>(slots, column * 4 + k % 8 / 2);
-      sum += double{element(of_a.a[i / 2 + k / 8 * 2], k)} * double{element(of_b.b[k / 8], k)};
-    }
-    d[i] = static_cast<float>(sum);
-  }
+  const Operands<2, float, decltype(unpack)> operands(slots, static_cast<int>(threadIdx.x) % kWarpSize, unpack);
+  for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(operands.dot(i / 2, i % 2, double{d[i]}));
 }
 
 inline void mma_16x8x32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const std::byte* slots = exchange_fragments(a, b0, b1);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const auto byte_of = [](uint32_t word, int k) { return word >> (k % 4 * 8) & 0xffu; };
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4, column = lane % 4 * 2 + i % 2;
-    for (int k = 0; k < 32; ++k) {
-      const auto of_a = emulated::lane_value<Fragments>(slots, row * 4 + k % 16 / 4);
-      const auto of_b = emulated::lane_value<Fragments>(slots, column * 4 + k % 16 / 4);
-      d[i] +=
-          static_cast<int8_t>(byte_of(of_a.a[i / 2 + k / 16 * 2], k)) * static_cast<int>(byte_of(of_b.b[k / 16], k));
-    }
-  }
+  const auto unpack = [](uint32_t packed, int e, bool is_signed) {
+    const uint32_t byte = packed >> (8 * e) & 0xffu;
+    return is_signed ? int32_t{static_cast<int8_t>(byte)} : static_cast<int32_t>(byte);
+  };
+  const Operands<4, int32_t, decltype(unpack)> operands(slots, static_cast<int>(threadIdx.x) % kWarpSize, unpack);
+  for (int i = 0; i < 4; ++i) d[i] = operands.dot(i / 2, i % 2, d[i]);
 }
 
 template <bool kTransposed>

@@ -13,7 +13,7 @@ using cuda::DeviceArray;
 
 struct Setting {
   DType dtype = DType::bf16;
-  int n_queries = 40, n_query_heads = 4, n_kv_heads = 2, head_dim = 128, block_tokens = 16, n_clusters = 150;
+  int n_queries = 20, n_query_heads = 4, n_kv_heads = 2, head_dim = 128, block_tokens = 16, n_clusters = 130;
   double keep = 0.3;     // share of the clusters, of the first work
   bool by_size = false;  // max_keys, else threshold
 
