@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "kernels/kernels.hpp"
 #include "lib/attention/lookup.hpp"
@@ -169,8 +170,10 @@ std::vector<double> upper_keeps(const CalibrationOptions& options, size_t n_uppe
 }
 
 // The thresholds of the first n_upper levels, each at its share.
-Thresholds upper_thresholds(const Calibration& calibration, const BlockCalibration& block, size_t n_upper) {
-  Thresholds thresholds;
+Thresholds upper_thresholds(const Calibration& calibration, const BlockCalibration& block, size_t n_upper,
+                            Thresholds reused = {}) {
+  Thresholds thresholds = std::move(reused);
+  thresholds.clear();
   for (size_t level = 0; level < n_upper; ++level) {
     thresholds.push_back(block.pruned[level].at(1 - calibration.upper_keep[level]));
   }
@@ -355,11 +358,11 @@ const BlockCalibration& Calibration::nearest(int64_t n_query_tokens) const {
   return nearest_block(blocks, n_query_tokens);
 }
 
-Thresholds Calibration::pruning(int64_t n_query_tokens) const {
-  return upper_thresholds(*this, nearest(n_query_tokens), upper_keep.size());
+Thresholds Calibration::pruning(int64_t n_query_tokens, Thresholds reused) const {
+  return upper_thresholds(*this, nearest(n_query_tokens), upper_keep.size(), std::move(reused));
 }
 
-Thresholds Calibration::thresholds(double sparsity, int64_t n_query_tokens) const {
+Thresholds Calibration::thresholds(double sparsity, int64_t n_query_tokens, Thresholds reused) const {
   if (!(sparsity >= 0 && sparsity <= 1)) fail("a sparsity must lie in [0, 1], found {}", sparsity);
   const BlockCalibration& block = nearest(n_query_tokens);
   const size_t n_upper = upper_keep.size();
@@ -368,11 +371,12 @@ Thresholds Calibration::thresholds(double sparsity, int64_t n_query_tokens) cons
   }
   const bool prune = std::all_of(upper_keep.begin(), upper_keep.end(), [&](double k) { return 1 - sparsity < k; });
   if (!prune || n_upper == 0) {
-    Thresholds thresholds(n_upper, -kInfinity);
+    Thresholds thresholds = std::move(reused);
+    thresholds.assign(n_upper, -kInfinity);
     thresholds.push_back(block.flat[n_upper - (sketches ? 1 : 0)].at(sparsity));
     return thresholds;
   }
-  Thresholds thresholds = upper_thresholds(*this, block, n_upper);
+  Thresholds thresholds = upper_thresholds(*this, block, n_upper, std::move(reused));
   thresholds.push_back(block.pruned.back().at(sparsity));
   return thresholds;
 }

@@ -66,14 +66,15 @@ struct Calibration {
   // The calibrated block size nearest in ratio, the smaller on a tie.
   const BlockCalibration& nearest(int64_t n_query_tokens) const;
 
-  // The thresholds of the upper stages, each letting through what it was calibrated to.
-  Thresholds pruning(int64_t n_query_tokens) const;
+  // The thresholds of the upper stages, each letting through what it was calibrated to. reused: old ones, for their
+  // memory.
+  Thresholds pruning(int64_t n_query_tokens, Thresholds reused = {}) const;
 
   // The thresholds for which the share `sparsity` of the clustered keys is dropped, for a block of n_query_tokens
   // (the calibrated block size nearest in ratio, the smaller on a tie). The upper stages prune where the target keeps
   // less than every one of them lets through; otherwise none does (-infinity), and the leaves alone select. Throws if
   // sparsity is not in [0, 1].
-  Thresholds thresholds(double sparsity, int64_t n_query_tokens) const;
+  Thresholds thresholds(double sparsity, int64_t n_query_tokens, Thresholds reused = {}) const;
 };
 
 // What calibration needs of one layer. The views stay valid until the next load.
