@@ -15,7 +15,7 @@
 #include "lib/attention/context_attention.hpp"
 #include "lib/attention/dense_cache.hpp"
 #include "lib/core/parallel.hpp"
-#include "lib/index/calibration.hpp"
+#include "lib/index/calibrate.hpp"
 #include "lib/model/sampler.hpp"
 #include "lib/model/transformer.hpp"
 #include "tests/allocation_counter.hpp"

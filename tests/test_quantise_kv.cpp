@@ -7,6 +7,7 @@
 
 #include "lib/attention/context_attention.hpp"
 #include "lib/core/error.hpp"
+#include "lib/index/calibrate.hpp"
 #include "lib/index/verify.hpp"
 #include "tests/made_attention.hpp"
 
