@@ -6,7 +6,7 @@ if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
 usage: scripts/bench.sh [OUTPUT.md [BENCH OPTIONS...]]
 Builds the release programs, runs build/bin/bench (its options: build/bin/bench --help) and, if python3 (or $PYTHON) has PyTorch,
 scripts/bench_peers.py (with llama-cpp-python: llama.cpp too), and writes OUTPUT.md (default docs/performance.md). About 20 minutes on
-two cores, 12 GB of memory.
+two cores (build/bin/bench alone: under 10), 12 GB of memory; decoding at 512K tokens takes up to 13 GB and is skipped where there is less.
 HELP
   exit 0
 fi
@@ -28,7 +28,8 @@ trap 'rm -f "$table"' EXIT
   echo "next to the speed at which as many threads read memory in the same run. Attention rows were checked against the scalar kernels first."
   echo "Contexts are made-up keys of many topics; lookup and selection are part of every sparse row. *Sparsity* reads whole leaves,"
   echo "*budget 5 %* chooses keys by sketches within 5 % of the bytes. Attention rows are one layer; prefill rows share a selection per"
-  echo "4 tokens unless they say *one selection*. K-means makes a twentieth as many clusters as there are keys in 10 iterations."
+  echo "4 tokens unless they say *one selection*; the scalar kernels ran on 8 of their tokens, and that time is scaled. K-means"
+  echo "makes a twentieth as many clusters as there are keys in 10 iterations."
   echo
   build/bin/bench --commit "$commit" "$@"
   if "$python" -c 'import torch' 2>/dev/null; then

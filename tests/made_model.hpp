@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "lib/attention/lookup.hpp"
-#include "lib/index/calibration.hpp"
+#include "lib/index/calibrate.hpp"
 #include "tests/made_sketches.hpp"
 
 namespace squeeze {

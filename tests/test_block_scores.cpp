@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 
+#include "lib/attention/keeper.hpp"
 #include "lib/core/error.hpp"
 
 namespace squeeze {
@@ -122,7 +123,7 @@ TEST_SUITE("block_scores") {
       for (int64_t v = 0; v < 4; ++v) largest = std::max(largest, c.view(v)[i]);
       CHECK(b.scores[i] == largest);
     }
-    for (const float threshold : a.scores) CHECK(keep_above(b, threshold) == keep_above(c, threshold));
+    for (const float threshold : a.scores) CHECK(Keeper().above(b, threshold) == Keeper().above(c, threshold));
   }
 
   TEST_CASE("a group of one head is the same three ways") {
@@ -185,10 +186,10 @@ TEST_SUITE("block_scores") {
       for (int64_t k = 0; k <= n + 1; ++k) {
         std::vector<char> expected(scores.size(), 0);
         for (int64_t i = 0; i < std::min(k, n); ++i) expected[order[size_t(i)]] = 1;
-        CHECK(keep_best(one_view(scores), {}, k) == expected);
+        CHECK(Keeper().best(one_view(scores), {}, k) == expected);
         const std::vector<float> ones(scores.size(), 1.0f);
-        CHECK(keep_best(one_view(scores), ones, k) == expected);
-        CHECK(keep_best(one_view(scores), ones, k, true) == expected);
+        CHECK(Keeper().best(one_view(scores), ones, k) == expected);
+        CHECK(Keeper().best(one_view(scores), ones, k, true) == expected);
       }
     }
   }
@@ -206,11 +207,12 @@ TEST_SUITE("block_scores") {
         }
         std::vector<size_t> order(static_cast<size_t>(n));
         std::iota(order.begin(), order.end(), size_t{0});
-        std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores.scores[a] > scores.scores[b]; });
+        std::stable_sort(order.begin(), order.end(),
+                         [&](size_t a, size_t b) { return scores.scores[a] > scores.scores[b]; });
         for (const int64_t count : {int64_t{1}, int64_t{7}, n / 30, n / 3, n - 1, n}) {
           std::vector<char> expected(static_cast<size_t>(n), 0);
           for (int64_t i = 0; i < count; ++i) expected[order[static_cast<size_t>(i)]] = 1;
-          CHECK(keep_best(scores, {}, count) == expected);
+          CHECK(Keeper().best(scores, {}, count) == expected);
         }
       }
     }
@@ -252,7 +254,7 @@ TEST_SUITE("block_scores") {
   TEST_CASE("the best of clusters: up to the first that does not fit, or past it") {
     const BlockScores scores = one_view({0.5f, 0.4f, 0.3f, 0.2f});
     const std::vector<float> sizes = {10, 20, 5, 1};
-    const auto keep = [&](int64_t k, bool skip) { return keep_best(scores, sizes, k, skip); };
+    const auto keep = [&](int64_t k, bool skip) { return Keeper().best(scores, sizes, k, skip); };
     CHECK(keep(0, false) == std::vector<char>{0, 0, 0, 0});
     CHECK(keep(3, false) == std::vector<char>{1, 0, 0, 0});  // the best one, though it holds more
     CHECK(keep(3, true) == std::vector<char>{1, 0, 0, 0});
@@ -268,7 +270,7 @@ TEST_SUITE("block_scores") {
       const Block block(GqaSelect::per_head, group, 2, 60, 0, 6);
       const BlockScores scores = block.scores(false);
       for (int64_t k = 0; k <= 61; ++k) {
-        const std::vector<char> keep = keep_best(scores, {}, k);
+        const std::vector<char> keep = Keeper().best(scores, {}, k);
         CHECK(keys_in(keep, {}) <= k);
         for (int64_t v = 0; v < std::min(group, k); ++v) {  // each head's best is in
           const auto best = std::max_element(scores.view(v).begin(), scores.view(v).end()) - scores.view(v).begin();
@@ -281,13 +283,13 @@ TEST_SUITE("block_scores") {
   TEST_CASE("mass: as few of the best as reach it, in every view") {
     const BlockScores scores = one_view({0.1f, 0.2f, 0.05f});
     const std::vector<float> sizes = {2, 3, 4};  // masses 0.2, 0.6, 0.2
-    CHECK(keep_mass(scores, sizes, 0) == std::vector<char>{0, 0, 0});
-    CHECK(keep_mass(scores, sizes, 0.5) == std::vector<char>{0, 1, 0});
-    CHECK(keep_mass(scores, sizes, 0.7) == std::vector<char>{1, 1, 0});
-    CHECK(keep_mass(scores, sizes, 0.9) == std::vector<char>{1, 1, 1});
+    CHECK(Keeper().mass(scores, sizes, 0) == std::vector<char>{0, 0, 0});
+    CHECK(Keeper().mass(scores, sizes, 0.5) == std::vector<char>{0, 1, 0});
+    CHECK(Keeper().mass(scores, sizes, 0.7) == std::vector<char>{1, 1, 0});
+    CHECK(Keeper().mass(scores, sizes, 0.9) == std::vector<char>{1, 1, 1});
     const Block block(GqaSelect::per_head, 3, 2, 40, 5, 7);
     const BlockScores views = block.scores();
-    const std::vector<char> keep = keep_mass(views, block.sizes, 0.5);
+    const std::vector<char> keep = Keeper().mass(views, block.sizes, 0.5);
     for (int64_t v = 0; v < 3; ++v) {
       double held = 0, all = 0;
       for (size_t i = 0; i < 40; ++i) {

@@ -8,6 +8,7 @@
 
 #include "lib/attention/usage.hpp"
 #include "lib/core/error.hpp"
+#include "tests/apply_policy.hpp"
 #include "tests/made_model.hpp"
 
 namespace squeeze {
@@ -92,7 +93,7 @@ TEST_SUITE("budget") {
             const Policy policy = budget_policy(calibration, budget, rest, kScale);
             for_each_block(model, block_size,
                            [&](int l, int h, const HeadView& head, const Tensor& queries, int64_t n) {
-                             usage.add(usage_of(head, policy(l, h, head, queries, n), rest));
+                             usage.add(usage_of(head, apply(policy, l, h, head, queries, n), rest));
                            });
             CAPTURE(index.bits);
             CAPTURE(index.levels.size());
@@ -115,7 +116,7 @@ TEST_SUITE("budget") {
         int64_t n = 0, n_keys = 0;
         const Policy policy = budget_policy(calibration, budget, Rest::drop, kScale);
         for_each_block(model, 8, [&](int l, int h, const HeadView& head, const Tensor& queries, int64_t n_tokens) {
-          const Selection selection = policy(l, h, head, queries, n_tokens);
+          const Selection selection = apply(policy, l, h, head, queries, n_tokens);
           mass += kept_mass(head, queries, selection);
           n_keys += selection.n_keys;
           if (budget == 1) CHECK(selection.n_scored + selection.n_sketched + std::ssize(selection.dropped) == 0);
@@ -137,7 +138,7 @@ TEST_SUITE("budget") {
       std::vector<double> bytes(4, 0.0);
       const Policy policy = budget_policy(calibration, 0.3, Rest::drop, kScale);
       for_each_block(model, 1, [&](int l, int h, const HeadView& head, const Tensor& queries, int64_t n) {
-        const Usage usage = usage_of(head, policy(l, h, head, queries, n), Rest::drop);
+        const Usage usage = usage_of(head, apply(policy, l, h, head, queries, n), Rest::drop);
         bytes[size_t(2 * l + h)] += usage.budget() / 40;
       });
       return bytes;
@@ -158,7 +159,7 @@ TEST_SUITE("budget") {
       // 12 pinned tokens; 32 bytes, a scale and a row bound for a centroid, 32 and a scale for a mean.
       const double fixed = (12 * 128 + n_leaves * (32 + 4 + 4 + (rest == Rest::mean ? 36 : 0))) / (812 * 128);
       const auto select = [&](double budget) {
-        return budget_policy(calibration, budget, rest, kScale)(0, 0, head, queries, 1);
+        return apply(budget_policy(calibration, budget, rest, kScale), 0, 0, head, queries, 1);
       };
       CHECK_THROWS_WITH_AS(select(fixed * 0.99),
                            doctest::Contains(fmt::format("less than the {:.2f}% that pinned", 100 * fixed).c_str()),
@@ -170,7 +171,7 @@ TEST_SUITE("budget") {
     }
     HeadView none = head;
     none.levels.clear();
-    CHECK_THROWS_WITH_AS(budget_policy(calibration, 0.5, Rest::drop, kScale)(0, 0, none, queries, 1),
+    CHECK_THROWS_WITH_AS(apply(budget_policy(calibration, 0.5, Rest::drop, kScale), 0, 0, none, queries, 1),
                          doctest::Contains("no clusters"), Error);
   }
 }

@@ -78,8 +78,11 @@ TEST_SUITE("matmul") {
         for (const int64_t n : {1, 8, 9, 600}) {
           const Tensor weights = random_tensor(type, {70, 48}, 3);
           const Tensor bias = random_tensor(DType::f32, {70}, 4);
-          const Tensor x = linear_input(random_tensor(DType::f32, {n, 48}, 5), precision);
-          const Tensor out = linear(x, weights, bias);
+          LinearInput input(precision);
+          const Tensor rows = random_tensor(DType::f32, {n, 48}, 5);
+          const TensorView x = input.of(rows);
+          Tensor out;
+          linear(x, weights, bias, out);
           REQUIRE(out.shape() == Shape{n, 70});
           // f16 and f32 weights are rounded to bf16 where oneDNN computes in bf16.
           const bool rounds = precision == Precision::bf16 && type != DType::bf16 && n > 8;
@@ -102,11 +105,14 @@ TEST_SUITE("matmul") {
     const int before = n_threads();
     for (const Precision precision : {Precision::f32, Precision::bf16}) {
       for (const int64_t n : {3, 50}) {
-        const Tensor x = linear_input(random_tensor(DType::f32, {n, 40}, 7), precision);
+        LinearInput input(precision);
+        const Tensor rows = random_tensor(DType::f32, {n, 40}, 7);
+        const TensorView x = input.of(rows);
         set_threads(1);
-        const Tensor one = linear(x, weights, {});
+        Tensor one, four;
+        linear(x, weights, {}, one);
         set_threads(4);
-        const Tensor four = linear(x, weights, {});
+        linear(x, weights, {}, four);
         CHECK(std::memcmp(one.data(), four.data(), one.n_bytes()) == 0);
       }
     }

@@ -6,6 +6,7 @@
 #include "lib/attention/quest.hpp"
 #include "lib/attention/window.hpp"
 #include "lib/eval/metrics.hpp"
+#include "tests/apply_policy.hpp"
 #include "tests/made_attention.hpp"
 
 namespace squeeze {
@@ -41,8 +42,9 @@ TEST_SUITE("oracle") {
         top_k.rule = Rule::top_k;
         top_k.top_k = std::llround(keys);
         for (const Policy& other : {quest_policy(keys, kScale), window_policy(keys), rule_policy(top_k, kScale)}) {
-          const Selection theirs = other(0, 0, head, queries, n_rows);
-          const Selection best = oracle_policy(static_cast<double>(theirs.n_keys), kScale)(0, 0, head, queries, n_rows);
+          const Selection theirs = apply(other, 0, 0, head, queries, n_rows);
+          const Selection best =
+              apply(oracle_policy(static_cast<double>(theirs.n_keys), kScale), 0, 0, head, queries, n_rows);
           CHECK(best.n_keys == theirs.n_keys);
           CHECK(best.index_bytes == 0);
           // Both sum the same float32 logits' exponentials in double, in different orders.
@@ -55,7 +57,7 @@ TEST_SUITE("oracle") {
   TEST_CASE("all keys are dense attention") {
     const MadeContext made(1, 100, 8, DType::f32, {{.count = 9}});
     const HeadView head = made.layer.head(0);
-    const Selection selection = oracle_policy(1, kScale)(0, 0, head, random_tensor({3, 8}, 1), 3);
+    const Selection selection = apply(oracle_policy(1, kScale), 0, 0, head, random_tensor({3, 8}, 1), 3);
     CHECK(selection.ranges == everything(head).ranges);
     CHECK(selection.n_keys == head.n_clustered());
   }

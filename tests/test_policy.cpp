@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "lib/core/error.hpp"
+#include "tests/apply_policy.hpp"
 #include "tests/made_attention.hpp"
 
 namespace squeeze {
@@ -46,7 +47,7 @@ TEST_SUITE("policy") {
   TEST_CASE("dense reads every clustered row and no centroid") {
     const MadeContext made(1, 100, 8, DType::f32, {{.count = 9}}, 3, 10);
     const HeadView head = made.layer.head(0);
-    const Selection selection = dense_policy()(0, 0, head, random_tensor({1, 8}, 1), 1);
+    const Selection selection = apply(dense_policy(), 0, 0, head, random_tensor({1, 8}, 1), 1);
     CHECK(selection.ranges == std::vector<RowRange>{{3, 90}});
     CHECK(selection.n_keys == 87);
     CHECK(selection.n_scored == 0);
@@ -59,7 +60,7 @@ TEST_SUITE("policy") {
     const Tensor queries = random_tensor({30, 8}, 2);
     const Calibration calibration = made_calibration(1);
     for (const int64_t n_tokens : {1, 30}) {
-      const Selection found = sparsity_policy(calibration, 0.8, kScale)(0, 0, head, queries, n_tokens);
+      const Selection found = apply(sparsity_policy(calibration, 0.8, kScale), 0, 0, head, queries, n_tokens);
       SelectionRule rule;
       rule.rule = Rule::threshold;
       rule.thresholds = calibration.thresholds(0.8, n_tokens);
@@ -70,7 +71,7 @@ TEST_SUITE("policy") {
       check_covers(head, found);
     }
     const Policy policy = sparsity_policy(calibration, 0.8, kScale);
-    CHECK(policy(0, 0, head, queries, 1).n_keys < policy(0, 0, head, queries, 30).n_keys);
+    CHECK(apply(policy, 0, 0, head, queries, 1).n_keys < apply(policy, 0, 0, head, queries, 30).n_keys);
   }
 
   TEST_CASE("flat scores every leaf, and nothing above") {
@@ -79,7 +80,7 @@ TEST_SUITE("policy") {
     const Tensor queries = random_tensor({2, 8}, 2);
     const Calibration calibration = made_calibration(1);
     const Policy flat = make_policy("flat", {.value = 0.8, .calibration = &calibration, .softmax_scale = kScale});
-    const Selection selection = flat(0, 0, head, queries, 1);
+    const Selection selection = apply(flat, 0, 0, head, queries, 1);
     CHECK(selection.n_scored == head.levels[1].n_clusters());
     SelectionRule rule;
     rule.rule = Rule::threshold;
@@ -91,7 +92,7 @@ TEST_SUITE("policy") {
     const MadeContext made(1, 100, 8, DType::f32, {{.count = 9}});
     const HeadView head = made.layer.head(0);
     const Selection selection =
-        sparsity_policy(made_calibration(0), 0, kScale)(0, 0, head, random_tensor({1, 8}, 1), 1);
+        apply(sparsity_policy(made_calibration(0), 0, kScale), 0, 0, head, random_tensor({1, 8}, 1), 1);
     CHECK(selection.n_keys == head.n_clustered());
     CHECK(selection.dropped.empty());
   }
@@ -102,11 +103,11 @@ TEST_SUITE("policy") {
     const Tensor queries = random_tensor({4, 8}, 2);
     const Calibration calibration = made_calibration(0);
     for (const int64_t k : {30, 100, 288}) {
-      const Selection selection = top_k_policy(calibration, k, kScale)(0, 0, head, queries, 1);
+      const Selection selection = apply(top_k_policy(calibration, k, kScale), 0, 0, head, queries, 1);
       CHECK(selection.n_keys <= k);
       check_covers(head, selection);
     }
-    CHECK(top_k_policy(calibration, 1000, kScale)(0, 0, head, queries, 1).n_keys == head.n_clustered());
+    CHECK(apply(top_k_policy(calibration, 1000, kScale), 0, 0, head, queries, 1).n_keys == head.n_clustered());
   }
 
   TEST_CASE("a context without clusters is read whole by every policy") {
@@ -119,13 +120,14 @@ TEST_SUITE("policy") {
       const double value = entry.name == std::string("top-k") ? 1 : 0.5;
       const Policy policy =
           make_policy(entry.name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
-      const Selection selection = policy(0, 0, head, random_tensor({1, 8}, 1), 1);
+      const Selection selection = apply(policy, 0, 0, head, random_tensor({1, 8}, 1), 1);
       CHECK(selection.ranges.empty());
       CHECK(selection.n_scored == 0);
     }
     head.n_sinks = 4;  // clustered rows, but no clusters
     const Policy sparse = sparsity_policy(calibration, 0.5, kScale);
-    CHECK_THROWS_WITH_AS(sparse(0, 0, head, random_tensor({1, 8}, 1), 1), doctest::Contains("no clusters"), Error);
+    CHECK_THROWS_WITH_AS(apply(sparse, 0, 0, head, random_tensor({1, 8}, 1), 1), doctest::Contains("no clusters"),
+                         Error);
   }
 
   TEST_CASE("the table makes every policy by its name") {
@@ -135,7 +137,7 @@ TEST_SUITE("policy") {
     const Calibration calibration = made_calibration(1);
     const auto keys_of = [&](const char* name, double value) {
       const Policy policy = make_policy(name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
-      const Selection selection = policy(0, 0, head, queries, 1);
+      const Selection selection = apply(policy, 0, 0, head, queries, 1);
       if (find_policy(name).drops_clusters) check_covers(head, selection);
       return selection.n_keys;
     };
@@ -160,14 +162,14 @@ TEST_SUITE("policy") {
     const Tensor queries = random_tensor({2, 8}, 2);
     const Policy sparse = top_k_policy(made_calibration(0), 50, kScale);
     const Policy mixed = with_dense_layers(sparse, {0, 3});
-    const int64_t few = sparse(0, 0, head, queries, 1).n_keys;
+    const int64_t few = apply(sparse, 0, 0, head, queries, 1).n_keys;
     CHECK(few <= 50);
     for (int layer = 0; layer < 5; ++layer) {
-      const Selection selection = mixed(layer, 0, head, queries, 1);
+      const Selection selection = apply(mixed, layer, 0, head, queries, 1);
       const bool dense = layer == 0 || layer == 3;
       CHECK(selection.n_keys == (dense ? head.n_clustered() : few));
       CHECK((selection.n_scored == 0) == dense);
-      CHECK(with_dense_layers(sparse, {})(layer, 0, head, queries, 1).n_keys == few);
+      CHECK(apply(with_dense_layers(sparse, {}), layer, 0, head, queries, 1).n_keys == few);
     }
   }
 
@@ -176,8 +178,8 @@ TEST_SUITE("policy") {
     const auto make = [&](const char* name, double value) {
       return make_policy(name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
     };
-    CHECK_THROWS_WITH_AS(make("quantum", 1), doctest::Contains("dense, sparsity, flat, threshold, top-k, top-p, budget"),
-                         Error);
+    CHECK_THROWS_WITH_AS(make("quantum", 1),
+                         doctest::Contains("dense, sparsity, flat, threshold, top-k, top-p, budget"), Error);
     CHECK_THROWS_AS(make("sparsity", 1), Error);
     CHECK_THROWS_AS(make("sparsity", -0.1), Error);
     CHECK_THROWS_AS(make("sparsity", std::nan("")), Error);

@@ -215,7 +215,7 @@ TEST_SUITE("prefill") {
       CHECK(largest_difference(recorded.context[layer].values, reference.tensor("values")[i]) < 1e-4);
       CHECK(largest_difference(recorded.context[layer].queries, reference.tensor("queries")[i]) < 1e-4);
     }
-    const Tensor logits = transformer.logits(recorded.hidden.back());
+    const TensorView logits = transformer.logits(recorded.hidden.back());
     const TensorView expected = reference.tensor("logits");
     double error = 0;
     for (int64_t i = 0; i < logits.n_elements(); ++i) {

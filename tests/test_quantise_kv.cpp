@@ -7,6 +7,7 @@
 
 #include "lib/attention/context_attention.hpp"
 #include "lib/core/error.hpp"
+#include "lib/index/calibrate.hpp"
 #include "lib/index/verify.hpp"
 #include "tests/made_attention.hpp"
 
@@ -167,7 +168,7 @@ TEST_SUITE("quantise_kv") {
       for (const int64_t step : {1, 9}) {  // few and many query rows
         ContextAttention attention(context, policy, Rest::drop);
         for (int64_t begin = 0; begin < 9; begin += step) {
-          const Tensor out = attention.attend(tokens.input(kTokens, begin, begin + step));
+          const TensorView out = attention.attend(tokens.input(kTokens, begin, begin + step));
           const auto first = truth.begin() + begin * 4 * kDim;
           CHECK(largest_difference(out, {first, first + step * 4 * kDim}) <= bound_of(keys, values, tokens));
         }
@@ -202,7 +203,7 @@ TEST_SUITE("quantise_kv") {
       const Rest rest = entry.drops_clusters ? Rest::mean : Rest::drop;
       const PolicyInputs inputs{value_of(name), &calibration, model.softmax_scale, rest};
       ContextAttention attention(context, make_policy(name, inputs), rest, 2);
-      const Tensor out = attention.attend(tokens.input(kTokens, 0, 3));
+      const TensorView out = attention.attend(tokens.input(kTokens, 0, 3));
       const Usage& usage = attention.usage();
       CHECK(usage.bytes_dense == usage.n_lookups * kTokens * kRowBytes);
       const int64_t n_rows = usage.n_lookups * 12 + usage.keys_selected;
@@ -211,7 +212,7 @@ TEST_SUITE("quantise_kv") {
       if (name == "budget") CHECK(usage.budget() == doctest::Approx(0.6).epsilon(0.03));
       if (name == "budget" || name == "quest") continue;  // bytes, and rounded bounds, select other keys
       ContextAttention same(twin, make_policy(name, inputs), rest, 2);
-      const Tensor expected = same.attend(tokens.input(kTokens, 0, 3));
+      const TensorView expected = same.attend(tokens.input(kTokens, 0, 3));
       CHECK(usage.keys_selected == same.usage().keys_selected);
       const std::vector<double> truth(expected.f32(), expected.f32() + expected.n_elements());
       CHECK(largest_difference(out, truth) <= 2 * bound_of(rows[0], rows[1], tokens));

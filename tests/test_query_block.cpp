@@ -40,7 +40,7 @@ Run run(const Made& made, const Policy& policy, int64_t step, int64_t block, Res
   ContextAttention attention(made.context, policy, rest, block);
   Run result{Tensor(DType::f32, made.tokens.queries.shape()), {}};
   for (int64_t begin = 0; begin < kTokens; begin += step) {
-    const Tensor part = attention.attend(made.tokens.input(kContext, begin, std::min(kTokens, begin + step)));
+    const TensorView part = attention.attend(made.tokens.input(kContext, begin, std::min(kTokens, begin + step)));
     std::memcpy(result.out.at(begin * part.size(1) * kDim), part.data(), part.n_bytes());
   }
   result.usage = attention.usage();
@@ -115,7 +115,8 @@ TEST_SUITE("query_block") {
       }
       return true;
     };
-    const Policy policy = [&](int, int kv_head, const HeadView& head, TensorView queries, int64_t n_tokens) {
+    const Policy policy = [&](int, int kv_head, const HeadView& head, TensorView queries, int64_t n_tokens,
+                              LookupScratch&) {
       const bool known = is_block(0, kv_head, queries, n_tokens) || is_block(8, kv_head, queries, n_tokens) ||
                          is_block(16, kv_head, queries, n_tokens);
       if (!known) fail("wrong queries");

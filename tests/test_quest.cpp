@@ -7,6 +7,7 @@
 
 #include "lib/attention/key_choice.hpp"
 #include "lib/index/quantise_kv.hpp"
+#include "tests/apply_policy.hpp"
 #include "tests/made_attention.hpp"
 
 namespace squeeze {
@@ -77,7 +78,7 @@ TEST_SUITE("quest") {
     const HeadView head = made.layer.head(0);
     const Tensor queries = random_tensor({4, 8}, 2);
     for (const double keys : {1.0 / 200, 17.0, 64.0, 0.5, 1.0}) {
-      const Selection selection = quest_policy(keys, kScale)(0, 0, head, queries, 2);
+      const Selection selection = apply(quest_policy(keys, kScale), 0, 0, head, queries, 2);
       const std::set<int32_t> tokens = selected_tokens(head, selection);
       CHECK(static_cast<int64_t>(tokens.size()) == selection.n_keys);
       CHECK(selection.n_keys <= std::max<int64_t>(16, key_count(keys, 200)));
@@ -88,7 +89,7 @@ TEST_SUITE("quest") {
         for (int32_t t = first; t < std::min(first + 16, 202); ++t) CHECK(tokens.contains(t));
       }
     }
-    CHECK(quest_policy(1, kScale)(0, 0, head, queries, 2).ranges == everything(head).ranges);
+    CHECK(apply(quest_policy(1, kScale), 0, 0, head, queries, 2).ranges == everything(head).ranges);
   }
 
   TEST_CASE("one query ranks pages by their bounds") {
@@ -99,7 +100,7 @@ TEST_SUITE("quest") {
     std::vector<float> bounds(static_cast<size_t>(pages.n_pages()));
     page_bounds(pages, query, kScale, bounds.data());
     const auto best = static_cast<int32_t>(std::max_element(bounds.begin(), bounds.end()) - bounds.begin());
-    const std::set<int32_t> tokens = selected_tokens(head, quest_policy(16, kScale)(0, 0, head, query, 1));
+    const std::set<int32_t> tokens = selected_tokens(head, apply(quest_policy(16, kScale), 0, 0, head, query, 1));
     CHECK(*tokens.begin() == head.n_sinks + best * 16);
   }
 
@@ -112,11 +113,11 @@ TEST_SUITE("quest") {
     std::vector<Selection> found(16);
     parallel_for(16, [&](int64_t i) {
       const auto head = static_cast<int>(i % 2);
-      found[static_cast<size_t>(i)] = policy(0, head, made.layer.head(head), queries, 1);
+      found[static_cast<size_t>(i)] = apply(policy, 0, head, made.layer.head(head), queries, 1);
     });
     for (size_t i = 0; i < found.size(); ++i) {
       const auto head = static_cast<int>(i % 2);
-      CHECK(found[i].ranges == quest_policy(0.3, kScale)(0, 0, made.layer.head(head), queries, 1).ranges);
+      CHECK(found[i].ranges == apply(quest_policy(0.3, kScale), 0, 0, made.layer.head(head), queries, 1).ranges);
     }
   }
 }

@@ -5,6 +5,7 @@
 
 #include "lib/core/error.hpp"
 #include "lib/eval/metrics.hpp"
+#include "tests/apply_policy.hpp"
 #include "tests/made_attention.hpp"
 
 namespace squeeze {
@@ -95,7 +96,7 @@ TEST_SUITE("replay") {
     double mass = 0, error = 0, norm = 0;
     for (int64_t t = 0; t < 4; ++t) {
       const TensorView query = recorded.queries[0].slice(t, t + 1);
-      const Selection selection = top_k(60)(0, 0, head, query, 1);
+      const Selection selection = apply(top_k(60), 0, 0, head, query, 1);
       std::vector<char> read(200, 1);
       for (int64_t row = 2; row < 184; ++row) read[static_cast<size_t>(row)] = 0;
       for (const RowRange& r : selection.ranges) std::fill(read.begin() + r.begin, read.begin() + r.end, 1);

@@ -90,8 +90,9 @@ TEST_SUITE("rest_part") {
     attend_context(head, all, Rest::drop, queries, kScale, {}, state);
     AttentionState before(4, kDim);
     before.merge(state);
-    attend_rest({}, state);
-    attend_rest(rest_part(head, all, queries, kScale), state);
+    RestScratch scratch;
+    attend_rest({}, state, scratch);
+    attend_rest(rest_part(head, all, queries, kScale), state, scratch);
     CHECK(same_state(before, state));
   }
 
@@ -103,7 +104,8 @@ TEST_SUITE("rest_part") {
     selection.dropped = {{0, 2, 3}, {0, 3, 1}};
     selection.rest_logits = std::vector<float>(4, -INFINITY);
     AttentionState state(2, kDim), untouched(2, kDim);
-    attend_rest(rest_part(head, selection, queries, kScale), state);
+    RestScratch scratch;
+    attend_rest(rest_part(head, selection, queries, kScale), state, scratch);
     CHECK(same_state(state, untouched));
   }
 

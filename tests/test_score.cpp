@@ -66,9 +66,11 @@ struct ScoredContext {
 // Remembers what it is called with and attends to nothing.
 struct Spy final : Attention {
   std::vector<std::pair<int64_t, int64_t>> calls;  // first position, number of tokens; of layer 0
-  Tensor attend(const AttentionInput& input) override {
+  Tensor output;
+  TensorView attend(const AttentionInput& input) override {
     if (input.layer == 0) calls.emplace_back(input.first_position, input.queries.size(0));
-    return Tensor::zeros(DType::f32, input.queries.shape());
+    output = Tensor::zeros(DType::f32, input.queries.shape());
+    return output;
   }
 };
 
@@ -188,7 +190,7 @@ TEST_SUITE("score") {
     ContextAttention attention = context.top_p(0.3);
     std::vector<double> generated;
     std::vector<int32_t> answer;
-    Tensor logits = context.transformer.forward(prompt, ScoredContext::kTokens, attention);
+    TensorView logits = context.transformer.forward(prompt, ScoredContext::kTokens, attention);
     for (int64_t n = 0; n < 12; ++n) {
       const std::span<const float> row{logits.f32(), static_cast<size_t>(logits.size(1))};
       const int32_t token = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());

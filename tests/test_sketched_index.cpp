@@ -52,7 +52,7 @@ TEST_SUITE("sketched_index") {
                                                          .rest = rest});
           ContextAttention attention(context, policy, rest, 2);
           const Tensor queries = made_tensor(DType::f32, {3, 4, 3}, 1), keys = made_tensor(DType::f32, {3, 2, 3}, 2);
-          const Tensor out = attention.attend({1, 12, queries, keys, keys});
+          const TensorView out = attention.attend({1, 12, queries, keys, keys});
           for (int64_t i = 0; i < out.n_elements(); ++i) CHECK(std::isfinite(out.f32()[i]));
           CHECK(attention.usage().budget() > 0);
         }

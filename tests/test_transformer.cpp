@@ -23,7 +23,7 @@ Tensor logits_in_chunks(const golden::Model& model, int64_t chunk, Precision pre
   for (int64_t begin = 0; begin < n; begin += chunk) {
     const auto part =
         std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(std::min(chunk, n - begin)));
-    const Tensor logits = transformer.forward(part, begin, attention, true);
+    const TensorView logits = transformer.forward(part, begin, attention, true);
     std::memcpy(all.at(begin * all.size(1)), logits.data(), logits.n_bytes());
   }
   return all;
@@ -60,8 +60,8 @@ TEST_SUITE("transformer") {
     const std::vector<int32_t> tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
     DenseCache one(model.files.info(), DType::f32), two(model.files.info(), DType::f32);
     const Transformer transformer = model.transformer();
-    const Tensor last = transformer.forward(tokens, 0, one);
-    const Tensor all = transformer.forward(tokens, 0, two, true);
+    const Tensor last = transformer.forward(tokens, 0, one).clone();
+    const TensorView all = transformer.forward(tokens, 0, two, true);
     REQUIRE(last.shape() == Shape{1, 48});
     REQUIRE(all.shape() == Shape{12, 48});
     for (int64_t j = 0; j < 48; ++j) CHECK(last.f32()[j] == doctest::Approx(all[11].f32()[j]).epsilon(1e-5));
@@ -131,7 +131,7 @@ TEST_SUITE("transformer") {
     std::vector<int32_t> generated;
     int64_t position = 0;
     while (generated.size() < expected.size()) {
-      const Tensor logits = transformer.forward(tokens, position, cache);
+      const TensorView logits = transformer.forward(tokens, position, cache);
       position += static_cast<int64_t>(tokens.size());
       const auto best = std::max_element(logits.f32(), logits.f32() + logits.size(1));
       generated.push_back(static_cast<int32_t>(best - logits.f32()));

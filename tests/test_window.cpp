@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include "tests/apply_policy.hpp"
 #include "tests/made_attention.hpp"
 
 namespace squeeze {
@@ -13,7 +14,7 @@ TEST_SUITE("window") {
     const HeadView head = made.layer.head(0);
     const Tensor queries = random_tensor({2, 8}, 1);
     for (const int64_t keys : {2, 30, 186}) {
-      const Selection selection = window_policy(static_cast<double>(keys))(0, 0, head, queries, 1);
+      const Selection selection = apply(window_policy(static_cast<double>(keys)), 0, 0, head, queries, 1);
       CHECK(selection.n_keys == keys);
       CHECK(selection.n_scored == 0);
       CHECK(selection.index_bytes == 0);
@@ -23,8 +24,8 @@ TEST_SUITE("window") {
         }
       }
     }
-    CHECK(window_policy(0.1)(0, 0, head, queries, 1).n_keys == 19);
-    CHECK(window_policy(1)(0, 0, head, queries, 1).ranges == everything(head).ranges);
+    CHECK(apply(window_policy(0.1), 0, 0, head, queries, 1).n_keys == 19);
+    CHECK(apply(window_policy(1), 0, 0, head, queries, 1).ranges == everything(head).ranges);
   }
 }
 

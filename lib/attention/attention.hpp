@@ -20,8 +20,10 @@ class Attention {
  public:
   virtual ~Attention() = default;
   // Appends the keys and values to the layer's cache and returns the causal attention output,
-  // f32 [n, n_query_heads, head_dim].
-  virtual Tensor attend(const AttentionInput& input) = 0;
+  // f32 [n, n_query_heads, head_dim], valid until the next call.
+  virtual TensorView attend(const AttentionInput& input) = 0;
+  // A sequence of this many tokens is to be expected: caches may make room for it at once.
+  virtual void reserve(int64_t /*n_tokens*/) {}
 };
 
 }  // namespace squeeze

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 
+#include "lib/attention/lookup_scratch.hpp"
 #include "lib/attention/usage.hpp"
 #include "lib/core/error.hpp"
 
@@ -14,8 +16,9 @@ namespace {
 constexpr double kLeastFactor = 0.25, kLargestFactor = 4;  // of the average head's bytes for sketches and keys
 
 // Keys that each upper level lets through.
-std::vector<int64_t> keys_kept(const Calibration& calibration, const HeadView& head) {
-  std::vector<int64_t> keys;
+std::vector<int64_t> keys_kept(const Calibration& calibration, const HeadView& head, std::vector<int64_t> reused) {
+  std::vector<int64_t> keys = std::move(reused);
+  keys.clear();
   for (size_t level = 0; level + 1 < head.levels.size(); ++level) {
     keys.push_back(std::llround(std::ceil(calibration.upper_keep[level] * static_cast<double>(head.n_clustered()))));
   }
@@ -54,8 +57,8 @@ Policy budget_policy(const Calibration& calibration, double budget, Rest rest, f
     fail("budget: expected a share of the KV bytes above 0 and up to 1, found {}", budget);
   const auto own = std::make_shared<const Calibration>(calibration);
   return [own, budget, rest, softmax_scale](int layer, int kv_head, const HeadView& head, TensorView queries,
-                                            int64_t n_query_tokens) {
-    if (head.n_clustered() == 0 || budget >= 1) return everything(head);
+                                            int64_t n_query_tokens, LookupScratch& scratch) {
+    if (head.n_clustered() == 0 || budget >= 1) return everything(head, std::move(scratch.spare));
     if (head.levels.empty()) {
       fail("this context has {} clustered tokens but no clusters: build an index or use the dense policy",
            head.n_clustered());
@@ -73,10 +76,14 @@ Policy budget_policy(const Calibration& calibration, double budget, Rest rest, f
     const double share = std::min(1.0, left / static_cast<double>(head.n_clustered() * kv_bytes(head)));
     const double factor =
         std::clamp(own->nearest(n_query_tokens).shares.factor(share, layer, kv_head), kLeastFactor, kLargestFactor);
-    SelectionRule rule{.rule = Rule::bytes, .keep_keys = keys_kept(*own, head), .bytes = fixed + left * factor};
+    SelectionRule& rule = scratch.rule;
+    rule.clear();
+    rule.rule = Rule::bytes;
+    rule.keep_keys = keys_kept(*own, head, std::move(rule.keep_keys));
+    rule.bytes = fixed + left * factor;
     rule.rest = rest;
     rule.group = {own->gqa, queries.size(0) / n_query_tokens};
-    return select_clusters(head, queries, softmax_scale, rule);
+    return select_clusters(head, queries, softmax_scale, rule, scratch);
   };
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "lib/attention/dense_cache.hpp"
+#include "lib/attention/lookup_scratch.hpp"
 #include "lib/core/elapsed.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
@@ -14,24 +15,16 @@
 namespace squeeze {
 namespace {
 
-// The queries of one KV head: [n * group_size, head_dim], a token's heads together.
-Tensor gather_queries(TensorView queries, int kv_head, int group_size) {
-  const int64_t n = queries.size(0);
-  const int64_t row = group_size * queries.size(2);
-  Tensor out(DType::f32, {n * group_size, queries.size(2)});
+// The queries of each KV head: [n_kv_heads, n * group_size, head_dim], a token's heads together.
+void gather_queries(TensorView queries, int n_kv_heads, Tensor& out) {
+  const int64_t n = queries.size(0), dim = queries.size(2);
+  const int64_t row = queries.size(1) / n_kv_heads * dim;
+  out.resize(DType::f32, {n_kv_heads, n * row / dim, dim});
   for (int64_t t = 0; t < n; ++t) {
-    std::memcpy(out.f32() + t * row, queries[t].f32() + kv_head * row, static_cast<size_t>(row) * sizeof(float));
-  }
-  return out;
-}
-
-// The output rows [n * group_size, head_dim] of the tokens from first_token on.
-void scatter_output(TensorView rows, int kv_head, int group_size, int64_t first_token, Tensor& out) {
-  const int64_t row = group_size * out.size(2);
-  const int64_t stride = out.size(1) * out.size(2);
-  for (int64_t t = 0; t < rows.size(0) / group_size; ++t) {
-    std::memcpy(out.f32() + (first_token + t) * stride + kv_head * row, rows.f32() + t * row,
-                static_cast<size_t>(row) * sizeof(float));
+    for (int64_t head = 0; head < n_kv_heads; ++head) {
+      std::memcpy(out.f32() + (head * n + t) * row, queries[t].f32() + head * row,
+                  static_cast<size_t>(row) * sizeof(float));
+    }
   }
 }
 
@@ -54,8 +47,20 @@ struct ContextAttention::Tail {
   Tensor values;
   int64_t n_tokens = 0;
 
-  void append(TensorView new_keys, TensorView new_values, DType dtype);
-  AttendPart part(const Block& block, int64_t n_new, int group_size) const;
+  void reserve(const ModelInfo& model, DType dtype, int64_t n);
+  void append(const AttentionInput& input, const ModelInfo& model, DType dtype);
+  AttendPart part(const Block& block, int64_t n_new, int group_size, AttendPart reused) const;
+};
+
+// A call of one token leaves it to the next one; what many tokens need is given back.
+struct ContextAttention::Memory {
+  Tensor queries;  // f32 [n_kv_heads, n * group_size, head_dim]
+  std::vector<Block> blocks;
+  std::vector<LookupScratch> lookups;  // per KV head; empty if there are many tokens: then each block has its own
+  std::vector<Selection> selections;   // per block, and so on
+  std::vector<AttendWork> work;
+  std::vector<AttentionState> states;
+  AttendScratch attend;
 };
 
 namespace {
@@ -73,23 +78,28 @@ Tensor grown(const Tensor& in, int64_t n_filled, DType dtype, const Shape& shape
 
 }  // namespace
 
-void ContextAttention::Tail::append(TensorView new_keys, TensorView new_values, DType dtype) {
-  const int64_t needed = n_tokens + new_keys.size(0);
+void ContextAttention::Tail::reserve(const ModelInfo& model, DType dtype, int64_t n) {
   const int64_t capacity = keys.shape().rank() == 3 ? keys.size(1) : 0;
-  if (needed > capacity) {
-    const Shape shape{new_keys.size(1), std::max<int64_t>({64, needed, 2 * capacity}), new_keys.size(2)};
-    keys = grown(keys, n_tokens, dtype, shape);
-    values = grown(values, n_tokens, dtype, shape);
-  }
-  store_rows(new_keys, n_tokens, keys);
-  store_rows(new_values, n_tokens, values);
+  if (n <= capacity) return;
+  const Shape shape{model.n_kv_heads, std::max<int64_t>({64, n, 2 * capacity}), model.head_dim};
+  keys = grown(keys, n_tokens, dtype, shape);
+  values = grown(values, n_tokens, dtype, shape);
+}
+
+void ContextAttention::Tail::append(const AttentionInput& input, const ModelInfo& model, DType dtype) {
+  const int64_t needed = n_tokens + input.keys.size(0);
+  reserve(model, dtype, needed);
+  store_rows(input.keys, n_tokens, keys);
+  store_rows(input.values, n_tokens, values);
   n_tokens = needed;
 }
 
 // The last n_new tokens are the call's own: a token sees the tail up to itself.
-AttendPart ContextAttention::Tail::part(const Block& block, int64_t n_new, int group_size) const {
+AttendPart ContextAttention::Tail::part(const Block& block, int64_t n_new, int group_size, AttendPart reused) const {
   const int64_t n_before = n_tokens - n_new;
-  AttendPart part{keys[block.kv_head], values[block.kv_head], {{0, static_cast<int32_t>(n_before + block.end)}}, {}};
+  AttendPart part{keys[block.kv_head], values[block.kv_head], std::move(reused.ranges), std::move(reused.visible)};
+  part.ranges.assign(1, {0, static_cast<int32_t>(n_before + block.end)});
+  part.visible.clear();
   for (int64_t t = block.begin; t < block.end; ++t) {
     part.visible.insert(part.visible.end(), static_cast<size_t>(group_size), n_before + t + 1);
   }
@@ -101,7 +111,8 @@ ContextAttention::ContextAttention(const ContextView& context, Policy policy, Re
       policy_(std::move(policy)),
       rest_(rest),
       query_block_(query_block),
-      tails_(context.layers.size()) {
+      tails_(context.layers.size()),
+      memory_(std::make_unique<Memory>()) {
   if (query_block < 0) fail("the query block must not be negative, found {}", query_block);
   const ModelInfo& model = context.model;
   if (model.n_layers < 1 || model.n_kv_heads < 1 || model.n_query_heads % model.n_kv_heads != 0 ||
@@ -133,6 +144,10 @@ void ContextAttention::clear_tail() {
   usage_ = {};
 }
 
+void ContextAttention::reserve(int64_t n_tokens) {
+  for (Tail& tail : tails_) tail.reserve(context_.model, context_.tail_dtype(), n_tokens - n_context_tokens());
+}
+
 void ContextAttention::check(const AttentionInput& input) const {
   const ModelInfo& model = context_.model;
   if (input.layer < 0 || input.layer >= model.n_layers) {
@@ -152,72 +167,104 @@ void ContextAttention::check(const AttentionInput& input) const {
   }
 }
 
-std::vector<ContextAttention::Block> ContextAttention::blocks_of(const std::vector<Tensor>& queries,
-                                                                 int64_t n_tokens) const {
+void ContextAttention::cut(TensorView queries) {
+  const int64_t n_tokens = queries.size(0), group_size = context_.model.group_size();
   const int64_t step = query_block_ > 0 ? query_block_ : n_tokens;
-  const int64_t group_size = context_.model.group_size();
-  std::vector<Block> blocks;
+  gather_queries(queries, context_.model.n_kv_heads, memory_->queries);
+  memory_->blocks.clear();
   for (int64_t begin = 0; begin < n_tokens; begin += step) {
     const int64_t end = std::min(n_tokens, begin + step);
     for (int head = 0; head < context_.model.n_kv_heads; ++head) {
-      const TensorView rows = queries[static_cast<size_t>(head)];
-      blocks.push_back({head, begin, end, rows.slice(begin * group_size, end * group_size)});
+      const TensorView rows = memory_->queries[head].slice(begin * group_size, end * group_size);
+      memory_->blocks.push_back({head, begin, end, rows});
     }
   }
-  return blocks;
+  const size_t n_blocks = memory_->blocks.size();
+  memory_->lookups.resize(n_tokens == 1 ? n_blocks : 0);
+  memory_->selections.resize(n_blocks);
+  memory_->work.resize(n_blocks);
+  memory_->states.resize(n_blocks);
 }
 
-std::vector<Selection> ContextAttention::look_up(int layer, const std::vector<Block>& blocks) {
+void ContextAttention::make_room(int layer) {
   const std::vector<HeadView>& heads = context_.layers[static_cast<size_t>(layer)];
-  std::vector<Selection> selections(blocks.size());
-  parallel_for(std::ssize(blocks), [&](int64_t i) {
-    const Block& block = blocks[static_cast<size_t>(i)];
-    selections[static_cast<size_t>(i)] = policy_(layer, block.kv_head, heads[static_cast<size_t>(block.kv_head)],
-                                                 block.queries, block.end - block.begin);
-  });
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    usage_.add(usage_of(heads[static_cast<size_t>(blocks[i].kv_head)], selections[i], rest_));
+  const int64_t n_rows = context_.model.group_size();
+  for (size_t i = 0; i < heads.size(); ++i) {
+    memory_->lookups[i].reserve(heads[i], n_rows);
+    memory_->selections[i].reserve(heads[i], n_rows);
+    memory_->work[i].reserve(heads[i], n_rows);
   }
-  return selections;
+  memory_->attend.reserve(heads, n_rows);
 }
 
-std::vector<AttendWork> ContextAttention::plan(int layer, const std::vector<Block>& blocks,
-                                               const std::vector<Selection>& selections, int64_t n_tokens) const {
+void ContextAttention::look_up(int layer) {
   const std::vector<HeadView>& heads = context_.layers[static_cast<size_t>(layer)];
-  std::vector<AttendWork> work(blocks.size());
-  parallel_for(std::ssize(blocks), [&](int64_t b) {
+  Memory& m = *memory_;
+  parallel_for(std::ssize(m.blocks), [&](int64_t b) {
     const auto i = static_cast<size_t>(b);
-    work[i] = context_work(heads[static_cast<size_t>(blocks[i].kv_head)], selections[i], rest_, blocks[i].queries,
-                           context_.model.softmax_scale, {});
-    work[i].parts.push_back(tails_[static_cast<size_t>(layer)].part(blocks[i], n_tokens, context_.model.group_size()));
+    const Block& block = m.blocks[i];
+    LookupScratch own;
+    LookupScratch& scratch = m.lookups.empty() ? own : m.lookups[i];
+    scratch.spare = std::move(m.selections[i]);
+    m.selections[i] = policy_(layer, block.kv_head, heads[static_cast<size_t>(block.kv_head)], block.queries,
+                              block.end - block.begin, scratch);
   });
-  return work;
+  for (size_t i = 0; i < m.blocks.size(); ++i) {
+    usage_.add(usage_of(heads[static_cast<size_t>(m.blocks[i].kv_head)], m.selections[i], rest_));
+  }
 }
 
-Tensor ContextAttention::attend(const AttentionInput& input) {
+void ContextAttention::plan(int layer, int64_t n_tokens) {
+  const std::vector<HeadView>& heads = context_.layers[static_cast<size_t>(layer)];
+  const Tail& tail = tails_[static_cast<size_t>(layer)];
+  parallel_for(std::ssize(memory_->blocks), [&](int64_t b) {
+    const auto i = static_cast<size_t>(b);
+    const Block& block = memory_->blocks[i];
+    const HeadView& head = heads[static_cast<size_t>(block.kv_head)];
+    const Selection& selection = memory_->selections[i];
+    AttendWork& work = memory_->work[i];
+    work.queries = block.queries;
+    work.parts.resize(2);
+    work.parts[0] = row_part(head, selection, {}, std::move(work.parts[0]));
+    work.parts[1] = tail.part(block, n_tokens, context_.model.group_size(), std::move(work.parts[1]));
+    if (rest_ == Rest::mean) {
+      work.rest = rest_part(head, selection, block.queries, context_.model.softmax_scale, std::move(work.rest));
+    }
+    memory_->states[i].reset(block.queries.size(0), context_.model.head_dim);
+  });
+}
+
+void ContextAttention::write_output() {
+  const int64_t group_size = context_.model.group_size(), dim = context_.model.head_dim;
+  for (size_t i = 0; i < memory_->blocks.size(); ++i) {
+    const Block& block = memory_->blocks[i];
+    for (int64_t row = 0; row < block.queries.size(0); ++row) {
+      const int64_t token = block.begin + row / group_size, head = block.kv_head * group_size + row % group_size;
+      memory_->states[i].write_output(row, output_.f32() + (token * context_.model.n_query_heads + head) * dim);
+    }
+  }
+}
+
+TensorView ContextAttention::attend(const AttentionInput& input) {
   check(input);
-  const int group_size = context_.model.group_size();
   const int64_t n = input.queries.size(0);
-  Tensor out(DType::f32, input.queries.shape());
-  if (n == 0) return out;
+  output_.resize(DType::f32, input.queries.shape());
+  if (n == 0) return output_;
 
   const auto lookup_start = std::chrono::steady_clock::now();
-  std::vector<Tensor> queries;
-  for (int h = 0; h < context_.model.n_kv_heads; ++h) queries.push_back(gather_queries(input.queries, h, group_size));
-  const std::vector<Block> blocks = blocks_of(queries, n);
-  const std::vector<Selection> selections = look_up(input.layer, blocks);
+  cut(input.queries);
+  if (n == 1) make_room(input.layer);
+  look_up(input.layer);
   usage_.lookup_ms += ms_since(lookup_start);
 
   const auto attention_start = std::chrono::steady_clock::now();
-  tails_[static_cast<size_t>(input.layer)].append(input.keys, input.values, context_.tail_dtype());
-  std::vector<AttentionState> states;
-  for (const Block& block : blocks) states.emplace_back(block.queries.size(0), context_.model.head_dim);
-  attend_parts(plan(input.layer, blocks, selections, n), context_.model.softmax_scale, states);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    scatter_output(states[i].output(), blocks[i].kv_head, group_size, blocks[i].begin, out);
-  }
+  tails_[static_cast<size_t>(input.layer)].append(input, context_.model, context_.tail_dtype());
+  plan(input.layer, n);
+  attend_parts(memory_->work, context_.model.softmax_scale, memory_->states, memory_->attend);
+  write_output();
   usage_.attention_ms += ms_since(attention_start);
-  return out;
+  if (n > 1) memory_ = std::make_unique<Memory>();
+  return output_;
 }
 
 }  // namespace squeeze

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "lib/attention/attention.hpp"
@@ -29,26 +30,32 @@ class ContextAttention final : public Attention {
   ContextAttention(const ContextView& context, Policy policy, Rest rest, int64_t query_block = 0);
   ~ContextAttention() override;
 
-  // Throws if input.first_position is not the number of tokens in the context and the layer's tail.
-  Tensor attend(const AttentionInput& input) override;
+  // Throws if input.first_position is not the number of tokens in the context and the layer's tail. A call of one token
+  // computes in memory that is kept for the next: about one LookupScratch per KV head.
+  TensorView attend(const AttentionInput& input) override;
+  void reserve(int64_t n_tokens) override;
   void clear_tail();  // forgets the tail and the usage: the next request
   const Usage& usage() const { return usage_; }
   int64_t n_context_tokens() const;
 
  private:
   struct Tail;
+  struct Block;   // query tokens of one KV head that share a selection
+  struct Memory;  // what a call computes in
   void check(const AttentionInput& input) const;
-  struct Block;  // query tokens of one KV head that share a selection
-  std::vector<Block> blocks_of(const std::vector<Tensor>& queries, int64_t n_tokens) const;
-  std::vector<Selection> look_up(int layer, const std::vector<Block>& blocks);
-  std::vector<AttendWork> plan(int layer, const std::vector<Block>& blocks, const std::vector<Selection>& selections,
-                               int64_t n_tokens) const;
+  void cut(TensorView queries);  // into blocks
+  void make_room(int layer);     // for any lookup and attention of one token
+  void look_up(int layer);
+  void plan(int layer, int64_t n_tokens);
+  void write_output();
 
   const ContextView& context_;
   Policy policy_;
   Rest rest_;
   int64_t query_block_;
   std::vector<Tail> tails_;  // one per layer
+  std::unique_ptr<Memory> memory_;
+  Tensor output_;
   Usage usage_;
 };
 

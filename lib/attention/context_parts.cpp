@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "lib/core/error.hpp"
 
@@ -11,9 +12,9 @@ namespace squeeze {
 namespace {
 
 // Per query row, the context rows it may see. Rows are in token order outside the clustered part only.
-std::vector<int64_t> visible_rows(const HeadView& head, std::span<const int64_t> visible_tokens) {
+void set_visible_rows(const HeadView& head, std::span<const int64_t> visible_tokens, std::vector<int64_t>& rows) {
   const int64_t first_hideable = head.n_clustered() == 0 ? 0 : head.n_tokens() - head.n_window;
-  std::vector<int64_t> rows;
+  rows.clear();
   for (const int64_t n_visible : visible_tokens) {
     if (n_visible < first_hideable) {
       fail("a query that sees only {} tokens cannot use this context: clusters cover its first {} tokens", n_visible,
@@ -21,13 +22,18 @@ std::vector<int64_t> visible_rows(const HeadView& head, std::span<const int64_t>
     }
     rows.push_back(std::min(n_visible, head.n_tokens()));
   }
-  return rows;
 }
 
-AttendPart row_part(const HeadView& head, const Selection& selection, std::span<const int64_t> visible_tokens) {
+}  // namespace
+
+AttendPart row_part(const HeadView& head, const Selection& selection, std::span<const int64_t> visible_tokens,
+                    AttendPart reused) {
   const auto n_tokens = static_cast<int32_t>(head.n_tokens());
   const int32_t window_begin = n_tokens - head.n_window;
-  AttendPart part{head.keys, head.values, {}, visible_rows(head, visible_tokens), head.key_scales, head.value_scales};
+  AttendPart part{head.keys,       head.values,      std::move(reused.ranges), std::move(reused.visible),
+                  head.key_scales, head.value_scales};
+  part.ranges.clear();
+  set_visible_rows(head, visible_tokens, part.visible);
   append_range(part.ranges, {0, head.n_sinks});
   for (const RowRange& range : selection.ranges) {
     if (range.begin < head.n_sinks || range.end > window_begin) {
@@ -39,8 +45,6 @@ AttendPart row_part(const HeadView& head, const Selection& selection, std::span<
   append_range(part.ranges, {window_begin, n_tokens});
   return part;
 }
-
-}  // namespace
 
 AttendWork context_work(const HeadView& head, const Selection& selection, Rest rest, TensorView queries,
                         float softmax_scale, std::span<const int64_t> visible_tokens) {

@@ -10,10 +10,14 @@
 
 namespace squeeze {
 
-// What a block of queries reads of one context head: the pinned and selected rows and, with Rest::mean, what was
-// dropped (rest_part.hpp). queries: f32 [n_rows, head_dim]. visible_tokens: per query row, the number of context tokens
-// it may see (replay of queries inside the context: its position + 1); empty: all. Only window rows can be hidden;
-// throws if a clustered row would have to be.
+// The pinned and selected rows of one context head. visible_tokens: per query row, the number of context tokens it may
+// see (replay of queries inside the context: its position + 1); empty: all. Only window rows can be hidden; throws if a
+// clustered row would have to be. reused: an old part, for its memory.
+AttendPart row_part(const HeadView& head, const Selection& selection, std::span<const int64_t> visible_tokens,
+                    AttendPart reused = {});
+
+// What a block of queries reads of one context head: row_part and, with Rest::mean, what was dropped (rest_part.hpp).
+// queries: f32 [n_rows, head_dim].
 AttendWork context_work(const HeadView& head, const Selection& selection, Rest rest, TensorView queries,
                         float softmax_scale, std::span<const int64_t> visible_tokens);
 

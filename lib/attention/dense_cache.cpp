@@ -8,6 +8,7 @@
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/core/scratch.hpp"
 
 namespace squeeze {
 namespace {
@@ -18,19 +19,23 @@ constexpr int64_t kSmallWork = 1 << 17;  // multiplications: less than this is d
 // The G query heads of one KV head for tokens [begin, end): gathers, attends part by part, normalises, scatters.
 class HeadBlock {
  public:
-  HeadBlock(TensorView queries, int64_t kv_head, int64_t group, int64_t begin, int64_t end)
+  HeadBlock(TensorView queries, int64_t kv_head, int64_t group, int64_t begin, int64_t end, CausalScratch& scratch)
       : queries_(queries),
         kv_head_(kv_head),
         group_(group),
         begin_(begin),
         n_((end - begin) * group),
-        dim_(queries.size(2)),
-        gathered_(static_cast<size_t>(n_ * dim_)),
-        acc_(static_cast<size_t>(n_ * dim_)),
-        max_(static_cast<size_t>(n_), -INFINITY),
-        sum_(static_cast<size_t>(n_)),
-        visible_(static_cast<size_t>(n_)) {
-    for (int64_t i = 0; i < n_; ++i) std::memcpy(&gathered_[at(i)], queries_.at(offset(i)), row_bytes());
+        dim_(queries.size(2)) {
+    const int64_t first = (kv_head * queries.size(0) + begin) * group;  // of the block's rows in the scratch
+    gathered_ = scratch.queries.f32() + first * dim_;
+    acc_ = scratch.acc.f32() + first * dim_;
+    max_ = scratch.max.data() + first;
+    sum_ = scratch.sum.data() + first;
+    visible_ = scratch.visible.data() + first;
+    for (int64_t i = 0; i < n_; ++i) std::memcpy(gathered_ + i * dim_, queries_.at(offset(i)), row_bytes());
+    std::fill_n(acc_, n_ * dim_, 0.0f);
+    std::fill_n(max_, n_, -INFINITY);
+    std::fill_n(sum_, n_, 0.0f);
   }
 
   // Rows of this part are [first_row, first_row + n_rows) of the sequence; token t of the block sees rows up to
@@ -38,12 +43,12 @@ class HeadBlock {
   void attend(const CachePart& part, int64_t first_row, int64_t first_visible, float scale) {
     for (int64_t i = 0; i < n_; ++i) {
       const int64_t seen = first_visible + begin_ + i / group_ + 1 - first_row;
-      visible_[static_cast<size_t>(i)] = std::clamp<int64_t>(seen, 0, part.n_rows);
+      visible_[i] = std::clamp<int64_t>(seen, 0, part.n_rows);
     }
-    const RowRange range{0, static_cast<int32_t>(visible_.back())};
+    const RowRange range{0, static_cast<int32_t>(visible_[n_ - 1])};
     if (range.end == 0) return;
-    const bool all = visible_.front() == range.end;
-    kernels().attend({.queries = gathered_.data(),
+    const bool all = visible_[0] == range.end;
+    kernels().attend({.queries = gathered_,
                       .n_queries = n_,
                       .dim = dim_,
                       .scale = scale,
@@ -52,23 +57,22 @@ class HeadBlock {
                       .dtype = part.keys.dtype(),
                       .ranges = &range,
                       .n_ranges = 1,
-                      .visible = all ? nullptr : visible_.data(),
+                      .visible = all ? nullptr : visible_,
                       .row_bias = nullptr,
-                      .acc = acc_.data(),
-                      .max = max_.data(),
-                      .sum = sum_.data()});
+                      .acc = acc_,
+                      .max = max_,
+                      .sum = sum_});
   }
 
   void store(Tensor& out) const {
     for (int64_t i = 0; i < n_; ++i) {
       float* y = out.f32() + offset(i);
-      const float inverse = 1.0f / sum_[static_cast<size_t>(i)];
-      for (int64_t c = 0; c < dim_; ++c) y[c] = acc_[at(i) + static_cast<size_t>(c)] * inverse;
+      const float inverse = 1.0f / sum_[i];
+      for (int64_t c = 0; c < dim_; ++c) y[c] = acc_[i * dim_ + c] * inverse;
     }
   }
 
  private:
-  size_t at(int64_t i) const { return static_cast<size_t>(i * dim_); }
   size_t row_bytes() const { return static_cast<size_t>(dim_) * sizeof(float); }
   // Row i of the block within [n, n_query_heads, head_dim]: tokens first, the heads of a token together.
   int64_t offset(int64_t i) const {
@@ -77,13 +81,14 @@ class HeadBlock {
 
   TensorView queries_;
   int64_t kv_head_, group_, begin_, n_, dim_;
-  std::vector<float> gathered_, acc_, max_, sum_;
-  std::vector<int64_t> visible_;
+  float *gathered_, *acc_, *max_, *sum_;  // [n_, dim_] twice, [n_] twice
+  int64_t* visible_;                      // [n_]
 };
 
 }  // namespace
 
-Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale) {
+void causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale, CausalScratch& scratch,
+                      Tensor& out) {
   const int64_t n = queries.size(0), n_kv_heads = parts.front().keys.size(0);
   const int64_t group = queries.size(1) / n_kv_heads;
   int64_t n_rows = 0;
@@ -91,11 +96,17 @@ Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, fl
     if (part.n_rows > INT32_MAX) fail("a cache holds at most {} tokens, found {}", INT32_MAX, part.n_rows);
     n_rows += part.n_rows;
   }
-  Tensor out(DType::f32, queries.shape());
+  const int64_t n_query_rows = n * queries.size(1);
+  scratch.queries.resize(DType::f32, {n_query_rows, queries.size(2)});
+  scratch.acc.resize(DType::f32, {n_query_rows, queries.size(2)});
+  resize_with_room(scratch.max, static_cast<size_t>(n_query_rows));
+  resize_with_room(scratch.sum, static_cast<size_t>(n_query_rows));
+  resize_with_room(scratch.visible, static_cast<size_t>(n_query_rows));
+  out.resize(DType::f32, queries.shape());
   const int64_t n_blocks = (n + kQueryBlock - 1) / kQueryBlock;
   const auto run = [&](int64_t task) {
     const int64_t begin = task / n_kv_heads * kQueryBlock;
-    HeadBlock block(queries, task % n_kv_heads, group, begin, std::min(n, begin + kQueryBlock));
+    HeadBlock block(queries, task % n_kv_heads, group, begin, std::min(n, begin + kQueryBlock), scratch);
     int64_t first_row = 0;
     for (const CachePart& part : parts) {
       block.attend(part, first_row, n_rows - n, softmax_scale);
@@ -108,12 +119,6 @@ Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, fl
   } else {
     parallel_for(n_blocks * n_kv_heads, run);
   }
-  return out;
-}
-
-Tensor causal_attention(TensorView queries, TensorView keys, TensorView values, int64_t n_cached, float softmax_scale) {
-  const CachePart part{keys, values, n_cached};
-  return causal_attention(queries, std::span(&part, 1), softmax_scale);
 }
 
 void store_rows(TensorView rows, int64_t first_row, Tensor& cache) {
@@ -149,7 +154,13 @@ DenseCache::DenseCache(const ModelInfo& model, DType dtype)
 
 DenseCache::~DenseCache() = default;
 
-Tensor DenseCache::attend(const AttentionInput& input) {
+void DenseCache::reserve(int64_t n_tokens) {
+  for (LayerCache& cache : layers_) {
+    if (n_tokens > cache.capacity()) cache.reallocate(model_, dtype_, n_tokens);
+  }
+}
+
+TensorView DenseCache::attend(const AttentionInput& input) {
   LayerCache& cache = layers_.at(static_cast<size_t>(input.layer));
   const int64_t n = input.queries.size(0);
   if (input.first_position != cache.n_tokens) {
@@ -162,7 +173,9 @@ Tensor DenseCache::attend(const AttentionInput& input) {
   store_rows(input.keys, cache.n_tokens, cache.keys);
   store_rows(input.values, cache.n_tokens, cache.values);
   cache.n_tokens += n;
-  return causal_attention(input.queries, cache.keys, cache.values, cache.n_tokens, model_.softmax_scale);
+  const CachePart part{cache.keys, cache.values, cache.n_tokens};
+  causal_attention(input.queries, {&part, 1}, model_.softmax_scale, scratch_, output_);
+  return output_;
 }
 
 TensorView DenseCache::keys(int layer) {

@@ -9,13 +9,21 @@
 
 namespace squeeze {
 
+// What causal_attention computes in, kept from one call to the next.
+struct CausalScratch {
+  Tensor queries, acc;  // f32 [query heads of all tokens, head_dim], a KV head's together
+  std::vector<float> max, sum;
+  std::vector<int64_t> visible;
+};
+
 class DenseCache final : public Attention {
  public:
   // Keys and values are kept in `dtype` (f32: exact).
   DenseCache(const ModelInfo& model, DType dtype);
   ~DenseCache() override;
   // Throws unless input.first_position continues the layer's cache.
-  Tensor attend(const AttentionInput& input) override;
+  TensorView attend(const AttentionInput& input) override;
+  void reserve(int64_t n_tokens) override;
   // What the cache of one layer holds: keys and values [n_kv_heads, n_tokens, head_dim]. Valid until the next call of
   // any member (the cache is first shrunk to its content).
   TensorView keys(int layer);
@@ -26,6 +34,8 @@ class DenseCache final : public Attention {
   ModelInfo model_;
   DType dtype_;
   std::vector<LayerCache> layers_;
+  CausalScratch scratch_;
+  Tensor output_;
 };
 
 // Consecutive rows of a sequence's keys and values: the first n_rows of every head of [n_kv_heads, capacity, head_dim].
@@ -36,13 +46,10 @@ struct CachePart {
 };
 
 // Causal attention of n new tokens over the parts one after the other; the new tokens are their last n rows.
-// queries: f32 [n, n_query_heads, head_dim]; so is the result. Works in blocks of query tokens and KV heads, in
-// parallel; the result does not depend on the number of threads.
-Tensor causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale);
-
-// The same over one cache [n_kv_heads, capacity, head_dim] whose first `n_cached` tokens (the new ones included) are
-// filled.
-Tensor causal_attention(TensorView queries, TensorView keys, TensorView values, int64_t n_cached, float softmax_scale);
+// queries: f32 [n, n_query_heads, head_dim]; so is `out`, whose memory is kept if it suffices. Works in blocks of query
+// tokens and KV heads, in parallel; the result does not depend on the number of threads.
+void causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale, CausalScratch& scratch,
+                      Tensor& out);
 
 // Writes new rows [n, n_kv_heads, head_dim] (f32) as rows [first_row, first_row + n) of a cache
 // [n_kv_heads, capacity, head_dim], rounded to its type.

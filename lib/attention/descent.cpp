@@ -3,20 +3,45 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "lib/core/error.hpp"
 
 namespace squeeze {
 
-Descent::Descent(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block)
-    : head_(head), queries_(queries), scale_(softmax_scale), block_(block), dropped_(block.n_rows) {
+void Descent::start(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block) {
+  head_ = &head;
+  queries_ = queries;
+  scale_ = softmax_scale;
+  block_ = block;
   check_block();
+  level_ = 0;
+  n_scored_ = 0;
+  dropped_.reset(block.n_rows);
+  in_play_.clear();
   in_play_.add(0, static_cast<int32_t>(level().n_clusters()));
 }
 
+void Descent::reserve(const HeadView& head, int64_t n_rows) {
+  if (head.levels.empty()) return;
+  const int64_t n = head.levels.back().n_clusters();
+  const auto n_items = static_cast<size_t>(n), n_logits = static_cast<size_t>(n * n_rows);
+  in_play_.reserve(n);
+  next_in_play_.reserve(n);
+  sizes_.reserve(n_items);
+  logits_.resize(DType::f32, {n_rows, n});
+  weights_.resize(DType::f32, {n_rows, n});
+  scores_.reserve(n, n_rows);
+  dropped_.reserve(n, n_rows);
+  dropped_items_.reserve(n_items);
+  places_.reserve(n_items);
+  log_sizes_.reserve(n_items);
+  log_mass_.reserve(n_logits);
+}
+
 void Descent::check_block() const {
-  if (head_.levels.empty()) fail("a lookup needs an index with at least one level, found none");
-  const int64_t dim = head_.levels.front().centroids.size(1);
+  if (head_->levels.empty()) fail("a lookup needs an index with at least one level, found none");
+  const int64_t dim = head_->levels.front().centroids.size(1);
   if (queries_.dtype() != DType::f32 || queries_.shape().rank() != 2 || queries_.size(0) < 1 ||
       queries_.size(1) != dim) {
     fail("a lookup needs f32 queries [rows, {}], found {} {}", dim, name_of(queries_.dtype()), queries_.shape().str());
@@ -43,14 +68,16 @@ const BlockScores& Descent::score() {
   sizes_.clear();
   in_play_.for_each([&](int64_t, int32_t cluster) { sizes_.push_back(static_cast<float>(level().n_rows(cluster))); });
   compute_logits();
-  std::vector<float> logits(logits_.f32(), logits_.f32() + logits_.n_elements());
-  scores_ = block_scores(logits, in_play_.size(), sizes_, dropped_, block_);
+  weights_.resize(DType::f32, logits_.shape());
+  std::copy_n(logits_.f32(), logits_.n_elements(), weights_.f32());
+  const std::span<float> weights(weights_.f32(), static_cast<size_t>(weights_.n_elements()));
+  scores_ = block_scores(weights, in_play_.size(), sizes_, dropped_, block_, nullptr, std::move(scores_));
   return scores_;
 }
 
 void Descent::compute_logits() {
   const ScaledRows centroids = level().centroid_rows();
-  logits_ = Tensor(DType::f32, {block_.n_rows, in_play_.size()});
+  logits_.resize(DType::f32, {block_.n_rows, in_play_.size()});
   float* out = logits_.f32();
   for (const RowRange& run : in_play_.runs()) {
     centroids.scores(queries_, run.begin, run.end, scale_, out, in_play_.size());
@@ -59,39 +86,39 @@ void Descent::compute_logits() {
 }
 
 void Descent::drop(const std::vector<char>& keep) {
-  std::vector<DroppedCluster> items;
-  std::vector<size_t> places;
-  std::vector<float> log_sizes;
+  dropped_items_.clear();
+  places_.clear();
+  log_sizes_.clear();
+  log_mass_.clear();
   in_play_.for_each([&](int64_t i, int32_t cluster) {
     if (keep[static_cast<size_t>(i)]) return;
-    items.push_back({level_number(), cluster, level().n_rows(cluster)});
-    places.push_back(static_cast<size_t>(i));
-    log_sizes.push_back(std::log(sizes_[places.back()]));
+    dropped_items_.push_back({level_number(), cluster, level().n_rows(cluster)});
+    places_.push_back(static_cast<size_t>(i));
+    log_sizes_.push_back(std::log(sizes_[places_.back()]));
   });
-  std::vector<float> log_mass;
-  log_mass.reserve(items.size() * static_cast<size_t>(block_.n_rows));
   for (int64_t row = 0; row < block_.n_rows; ++row) {
     const float* logits = logits_.f32() + row * in_play_.size();
-    for (size_t i = 0; i < places.size(); ++i) log_mass.push_back(logits[places[i]] + log_sizes[i]);
+    for (size_t i = 0; i < places_.size(); ++i) log_mass_.push_back(logits[places_[i]] + log_sizes_[i]);
   }
-  dropped_.add(items, log_mass);
+  dropped_.add(dropped_items_, log_mass_);
 }
 
 void Descent::descend() {
-  ItemRuns children;
-  in_play_.for_each(
-      [&](int64_t, int32_t cluster) { children.add(level().first_child[cluster], level().first_child[cluster + 1]); });
-  in_play_ = std::move(children);
+  next_in_play_.clear();
+  in_play_.for_each([&](int64_t, int32_t cluster) {
+    next_in_play_.add(level().first_child[cluster], level().first_child[cluster + 1]);
+  });
+  std::swap(in_play_, next_in_play_);
   ++level_;
 }
 
 void Descent::descend(const std::vector<char>& keep) {
   drop(keep);
-  ItemRuns kept;
+  next_in_play_.clear();
   in_play_.for_each([&](int64_t i, int32_t cluster) {
-    if (keep[static_cast<size_t>(i)]) kept.add(cluster, cluster + 1);
+    if (keep[static_cast<size_t>(i)]) next_in_play_.add(cluster, cluster + 1);
   });
-  in_play_ = std::move(kept);
+  std::swap(in_play_, next_in_play_);
   descend();
 }
 

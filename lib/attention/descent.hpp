@@ -28,6 +28,11 @@ class ItemRuns {
       for (int32_t item = run.begin; item < run.end; ++item) body(position++, item);
     }
   }
+  void reserve(int64_t n_items) { runs_.reserve(static_cast<size_t>(n_items)); }
+  void clear() {  // keeps the memory
+    runs_.clear();
+    size_ = 0;
+  }
   const std::vector<RowRange>& runs() const { return runs_; }
   int64_t size() const { return size_; }
 
@@ -36,20 +41,23 @@ class ItemRuns {
   int64_t size_ = 0;
 };
 
-// Starts with the clusters of the coarsest level in play. The scores are those of lookup.hpp. Owns its buffers; head
-// and queries outlive it.
+// The scores are those of lookup.hpp. Owns its buffers and keeps them from one start to the next.
 class Descent {
  public:
-  // queries: f32 [block.n_rows, head_dim]. Throws if the shapes do not fit or a query is not finite.
-  Descent(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block);
+  // All clusters of the coarsest level are in play. queries: f32 [block.n_rows, head_dim]; head and queries outlive the
+  // descent. Throws if the shapes do not fit or a query is not finite.
+  void start(const HeadView& head, TensorView queries, float softmax_scale, const BlockShape& block);
 
-  const HeadView& head() const { return head_; }
+  // Makes room for any descent of this head.
+  void reserve(const HeadView& head, int64_t n_rows);
+
+  const HeadView& head() const { return *head_; }
   TensorView queries() const { return queries_; }
   float scale() const { return scale_; }
   const BlockShape& block() const { return block_; }
-  const LevelView& level() const { return head_.levels[level_]; }
+  const LevelView& level() const { return head_->levels[level_]; }
   int32_t level_number() const { return static_cast<int32_t>(level_); }
-  bool at_leaves() const { return level_ + 1 == head_.levels.size(); }
+  bool at_leaves() const { return level_ + 1 == head_->levels.size(); }
   const ItemRuns& in_play() const { return in_play_; }
   int64_t n_keys_in_play() const;
   int64_t n_scored() const { return n_scored_; }  // all levels so far
@@ -72,17 +80,23 @@ class Descent {
   void check_block() const;
   void compute_logits();
 
-  const HeadView& head_;
+  const HeadView* head_ = nullptr;
   TensorView queries_;
-  float scale_;
+  float scale_ = 0;
   BlockShape block_;
   size_t level_ = 0;
   ItemRuns in_play_;
   int64_t n_scored_ = 0;
   std::vector<float> sizes_;
-  Tensor logits_;
+  Tensor logits_, weights_;  // weights_: what scoring makes of the logits
   BlockScores scores_;
   DroppedMass dropped_;
+
+  // Buffers of one call.
+  ItemRuns next_in_play_;
+  std::vector<DroppedCluster> dropped_items_;
+  std::vector<size_t> places_;
+  std::vector<float> log_sizes_, log_mass_;
 };
 
 }  // namespace squeeze

@@ -4,15 +4,20 @@
 #include <vector>
 
 #include "lib/attention/descent.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 
-// Estimates the logits of every key in the kept leaves of a descent that has scored its leaves. Owns its buffers; the
-// descent outlives it.
+// Estimates the logits of every key in the kept leaves of a descent that has scored its leaves. Owns its buffers and
+// keeps them from one start to the next.
 class KeyStage {
  public:
-  // keep: per leaf in play. The head has sketches; the leaves that are not kept join the descent's dropped mass.
-  KeyStage(Descent& descent, const std::vector<char>& keep);
+  // keep: per leaf in play. The head has sketches; the leaves that are not kept join the descent's dropped mass. The
+  // descent outlives this.
+  void start(Descent& descent, const std::vector<char>& keep);
+
+  // Makes room for any keys of this head.
+  void reserve(const HeadView& head, int64_t n_rows);
 
   const ItemRuns& rows() const { return rows_; }  // the candidate rows
   // Scores the candidates, in their order.
@@ -35,17 +40,23 @@ class KeyStage {
     float variance;                // the mean of the squared scales of its sketches
   };
   void add_sketches();
-  float squared_scale(const Leaf& leaf, std::vector<float>& buffer) const;
+  float squared_scale(const Leaf& leaf);
   float noise_of(TensorView query) const;
-  void add_log_mass(int64_t query, const std::vector<Loss>& losses, const std::vector<int32_t>& kept,
-                    std::vector<float>& log_mass) const;
+  void add_log_mass(int64_t query);
 
-  Descent& descent_;
+  Descent* descent_ = nullptr;
   std::vector<Leaf> leaves_;
   ItemRuns rows_;
   Tensor weights_;  // f32 [query rows, candidates]: exp(estimated logit - sums_.max)
   RunSums sums_;    // of the leaves' weights
   BlockScores scores_;
+  SketchTables tables_;
+
+  // Of the keys that are dropped.
+  std::vector<DroppedCluster> dropped_items_;
+  std::vector<Loss> losses_;
+  std::vector<int32_t> kept_;  // candidates
+  std::vector<float> leaf_scales_, log_mass_;
 };
 
 }  // namespace squeeze

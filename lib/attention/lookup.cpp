@@ -5,9 +5,10 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <utility>
 
-#include "lib/attention/descent.hpp"
-#include "lib/attention/key_stage.hpp"
+#include "lib/attention/lookup_scratch.hpp"
+#include "lib/attention/partition.hpp"
 #include "lib/attention/usage.hpp"
 #include "lib/core/error.hpp"
 #include "lib/index/sketch.hpp"
@@ -48,13 +49,6 @@ float upper_threshold(const SelectionRule& rule, size_t stage) {
   return rule.rule == Rule::all || rule.thresholds.empty() ? -kInfinity : rule.thresholds[stage];
 }
 
-// The scores of one stage, sizes as in block_scores.hpp.
-std::vector<char> kept(const BlockScores& scores, std::span<const float> sizes, const SelectionRule& rule) {
-  if (rule.rule == Rule::threshold) return keep_above(scores, rule.thresholds.back());
-  if (rule.rule == Rule::top_p) return keep_mass(scores, sizes, rule.top_p);
-  return keep_best(scores, sizes, rule.top_k, rule.rule == Rule::bytes);
-}
-
 // What a byte budget leaves, to be spent on sketches and keys.
 class Purse {
  public:
@@ -81,8 +75,15 @@ class Purse {
 // The upper levels, then the leaves, then the sketches.
 class Lookup {
  public:
-  Lookup(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule)
-      : rule_(rule), descent_(head, queries, softmax_scale, {queries.size(0), rule.group}) {
+  Lookup(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule,
+         LookupScratch& scratch)
+      : rule_(rule),
+        descent_(scratch.descent),
+        keys_(scratch.keys),
+        keeper_(scratch.keeper),
+        selection_(std::move(scratch.spare)) {
+    selection_.clear();
+    descent_.start(head, queries, softmax_scale, {queries.size(0), rule.group});
     check_rule(head, rule);
   }
 
@@ -104,11 +105,11 @@ class Lookup {
     if (rule_.rule != Rule::all && !rule_.keep_keys.empty()) {
       if (rule_.keep_keys[level] >= descent_.n_keys_in_play()) return descent_.descend();
       const BlockScores& scores = descent_.score();
-      return descend(keep_best(scores, descent_.sizes(), rule_.keep_keys[level]));
+      return descend(keeper_.best(scores, descent_.sizes(), rule_.keep_keys[level]));
     }
     const float threshold = upper_threshold(rule_, level);
     if (threshold == -kInfinity) return descent_.descend();
-    descend(keep_above(descent_.score(), threshold));
+    descend(keeper_.above(descent_.score(), threshold));
   }
 
   void descend(const std::vector<char>& keep) {
@@ -122,63 +123,70 @@ class Lookup {
     return rule_.rule == Rule::bytes || upper_threshold(rule_, descent_.head().levels.size() - 1) > -kInfinity;
   }
 
+  // What the last stage keeps; sizes as in keeper.hpp. top_k: also what a byte budget pays for.
+  const std::vector<char>& kept(const BlockScores& scores, std::span<const float> sizes, int64_t top_k) {
+    if (rule_.rule == Rule::threshold) return keeper_.above(scores, rule_.thresholds.back());
+    if (rule_.rule == Rule::top_p) return keeper_.mass(scores, sizes, rule_.top_p);
+    return keeper_.best(scores, sizes, top_k, rule_.rule == Rule::bytes);
+  }
+
+  const std::vector<char>& kept_leaves() {
+    if (keeps_everything(rule_)) return keeper_.all(descent_.in_play().size());
+    const BlockScores& scores = descent_.score();
+    const bool by_bytes = rule_.rule == Rule::bytes;
+    const std::vector<char>& keep =
+        kept(scores, descent_.sizes(), by_bytes ? Purse(descent_, rule_, n_dropped_).n_keys() : rule_.top_k);
+    descent_.drop(keep);
+    return keep;
+  }
+
   void select_leaves() {
-    std::vector<char> keep(static_cast<size_t>(descent_.in_play().size()), 1);
-    if (!keeps_everything(rule_)) {
-      const BlockScores& scores = descent_.score();
-      SelectionRule rule = rule_;
-      if (rule_.rule == Rule::bytes) rule.top_k = Purse(descent_, rule_, n_dropped_).n_keys();
-      keep = kept(scores, descent_.sizes(), rule);
-      descent_.drop(keep);
-    }
+    const std::vector<char>& keep = kept_leaves();
     const LevelView& leaves = descent_.level();
-    ItemRuns rows;
     descent_.in_play().for_each([&](int64_t i, int32_t leaf) {
-      if (keep[static_cast<size_t>(i)]) rows.add(leaves.first_row[leaf], leaves.first_row[leaf + 1]);
+      if (keep[static_cast<size_t>(i)]) take({leaves.first_row[leaf], leaves.first_row[leaf + 1]});
     });
-    take(rows);
   }
 
   void select_keys() {
     const BlockScores& scores = descent_.score();
     const HeadView& head = descent_.head();
-    SelectionRule rule = rule_;
-    std::vector<char> keep_leaf;
+    int64_t top_k = rule_.top_k;
     std::optional<Purse> purse;
     if (rule_.rule == Rule::bytes) {
       purse.emplace(descent_, rule_, n_dropped_);
-      keep_leaf = keep_best(scores, descent_.sizes(), purse->n_sketches(rule_.sketch_share, descent_.n_keys_in_play()));
+      const int64_t n_sketches = purse->n_sketches(rule_.sketch_share, descent_.n_keys_in_play());
+      keys_.start(descent_, keeper_.best(scores, descent_.sizes(), n_sketches));
     } else {
-      keep_leaf = keep_above(scores, upper_threshold(rule_, head.levels.size() - 1));
+      keys_.start(descent_, keeper_.above(scores, upper_threshold(rule_, head.levels.size() - 1)));
     }
-    KeyStage keys(descent_, keep_leaf);
-    const int64_t n_candidates = keys.rows().size();
+    const int64_t n_candidates = keys_.rows().size();
     if (purse) {
       purse->pay_sketches(n_candidates);
-      rule.top_k = purse->n_keys();
+      top_k = purse->n_keys();
     }
-    const std::vector<char> keep = kept(keys.score(), {}, rule);
-    keys.drop(keep);
-    ItemRuns rows;
+    const std::vector<char>& keep = kept(keys_.score(), {}, top_k);
+    keys_.drop(keep);
     int64_t first = 0;  // of a run, among the candidates
-    for (const RowRange& run : keys.rows().runs()) {
+    for (const RowRange& run : keys_.rows().runs()) {
       const auto row = [&](int64_t i) { return run.begin + static_cast<int32_t>(i - first); };
       const int64_t end = first + run.end - run.begin;
-      for_each_one(keep, first, end, [&](int64_t i) { rows.add(row(i), row(i) + 1); });
+      for_each_one(keep, first, end, [&](int64_t i) { take({row(i), row(i) + 1}); });
       first = end;
     }
-    take(rows);
     selection_.n_sketched = n_candidates;
     selection_.index_bytes = n_candidates * sketch_bytes(head.sketches.bits, head.keys.size(1));
   }
 
-  void take(const ItemRuns& rows) {
-    selection_.ranges = rows.runs();
-    selection_.n_keys = rows.size();
+  void take(RowRange rows) {
+    append_range(selection_.ranges, rows);
+    selection_.n_keys += rows.end - rows.begin;
   }
 
   const SelectionRule& rule_;
-  Descent descent_;
+  Descent& descent_;
+  KeyStage& keys_;
+  Keeper& keeper_;
   Selection selection_;
   int64_t n_dropped_ = 0;
 };
@@ -196,30 +204,60 @@ std::vector<float> spread(const BlockScores& scores, const ItemRuns& items, int6
 
 }  // namespace
 
+void SelectionRule::clear() {
+  thresholds.clear();
+  keep_keys.clear();
+  *this = {.thresholds = std::move(thresholds), .keep_keys = std::move(keep_keys)};
+}
+
+void Selection::clear() {
+  ranges.clear();
+  dropped.clear();
+  rest_logits.clear();
+  n_keys = n_scored = index_bytes = n_sketched = 0;
+}
+
+void Selection::reserve(const HeadView& head, int64_t n_rows) {
+  ranges.reserve(max_ranges(head));
+  if (head.levels.empty()) return;
+  const int64_t n_leaves = head.levels.back().n_clusters();
+  dropped.reserve(static_cast<size_t>(n_leaves));
+  rest_logits.reserve(static_cast<size_t>(n_leaves * n_rows));
+}
+
+Selection select_clusters(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule,
+                          LookupScratch& scratch) {
+  return Lookup(head, queries, softmax_scale, rule, scratch).run();
+}
+
 Selection select_clusters(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule) {
-  return Lookup(head, queries, softmax_scale, rule).run();
+  LookupScratch scratch;
+  return select_clusters(head, queries, softmax_scale, rule, scratch);
 }
 
 std::vector<std::vector<float>> stage_scores(const HeadView& head, TensorView queries, float softmax_scale,
                                              const Thresholds& thresholds, const QueryGroup& group) {
-  Descent descent(head, queries, softmax_scale, {queries.size(0), group});
+  Descent descent;
+  descent.start(head, queries, softmax_scale, {queries.size(0), group});
   if (!thresholds.empty() && thresholds.size() + 1 < head.n_stages()) {
     fail("an index of {} stages needs {} upper thresholds, found {}", head.n_stages(), head.n_stages() - 1,
          thresholds.size());
   }
   // The last stage prunes nothing and may be without a threshold.
   const auto threshold = [&](size_t stage) { return stage < thresholds.size() ? thresholds[stage] : -kInfinity; };
+  Keeper keeper;
   std::vector<std::vector<float>> result;
   while (true) {
     const BlockScores& scores = descent.score();
     result.push_back(spread(scores, descent.in_play(), 0, descent.level().n_clusters()));
-    const std::vector<char> keep = keep_above(scores, threshold(result.size() - 1));
+    const std::vector<char>& keep = keeper.above(scores, threshold(result.size() - 1));
     if (!descent.at_leaves()) {
       descent.descend(keep);
       continue;
     }
     if (head.sketches.bits > 0) {
-      KeyStage keys(descent, keep);
+      KeyStage keys;
+      keys.start(descent, keep);
       result.push_back(spread(keys.score(), keys.rows(), head.n_sinks, head.n_clustered()));
     }
     return result;

@@ -52,6 +52,8 @@ struct SelectionRule {
   double sketch_share = 0.5;
   Rest rest = Rest::drop;  // rule bytes: whether value means are read too
   QueryGroup group = {};
+
+  void clear();  // the default rule; memory is kept
 };
 
 struct DroppedCluster {
@@ -73,11 +75,23 @@ struct Selection {
   // dropped item are estimated to get together: log n_keys + s q·C where only the centroid was read. Empty: not
   // computed.
   std::vector<float> rest_logits;
+
+  void clear();  // nothing is selected; memory is kept
+  // Makes room for any selection of this head.
+  void reserve(const HeadView& head, int64_t n_rows);
 };
+
+// More ranges than any selection of this head has: they do not touch.
+inline size_t max_ranges(const HeadView& head) { return static_cast<size_t>(head.n_clustered() / 2 + 1); }
+
+struct LookupScratch;  // lookup_scratch.hpp
 
 // queries: f32 [n_rows, head_dim], n_rows = group_size x query tokens. Runs on the calling thread. Throws if a query is
 // not finite, if a score overflows, or if the rule does not fit the head (number of thresholds, sizes).
 Selection select_clusters(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule);
+// The same in memory that is kept; the selection takes that of scratch.spare.
+Selection select_clusters(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule,
+                          LookupScratch& scratch);
 
 // Per stage, the block's scores of every cluster (the last stage of a head with sketches: of every clustered key) that
 // is scored; NaN where an upper stage dropped it. With GqaSelect::per_head the largest of the heads' scores: one

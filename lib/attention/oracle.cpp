@@ -19,7 +19,7 @@ std::vector<double> mean_attention(const HeadView& head, TensorView queries, flo
 
 Policy oracle_policy(double keys, float softmax_scale) {
   check_key_count("oracle", keys);
-  return [keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t) {
+  return [keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t, LookupScratch&) {
     if (head.n_clustered() == 0) return everything(head);
     std::vector<int32_t> rows = best_first(mean_attention(head, queries, softmax_scale));
     rows.resize(static_cast<size_t>(key_count(keys, head.n_clustered())));

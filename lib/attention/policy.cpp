@@ -7,9 +7,11 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "lib/attention/budget.hpp"
+#include "lib/attention/lookup_scratch.hpp"
 #include "lib/attention/oracle.hpp"
 #include "lib/attention/partition.hpp"
 #include "lib/attention/quest.hpp"
@@ -20,13 +22,14 @@ namespace squeeze {
 namespace {
 
 // Applies a rule; a head without clustered rows (a plain dump as context) has nothing to look up.
-Selection select(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule) {
-  if (head.n_clustered() == 0 || rule.rule == Rule::all) return everything(head);
+Selection select(const HeadView& head, TensorView queries, float softmax_scale, const SelectionRule& rule,
+                 LookupScratch& scratch) {
+  if (head.n_clustered() == 0 || rule.rule == Rule::all) return everything(head, std::move(scratch.spare));
   if (head.levels.empty()) {
     fail("this context has {} clustered tokens but no clusters: build an index or use the dense policy",
          head.n_clustered());
   }
-  return select_clusters(head, queries, softmax_scale, rule);
+  return select_clusters(head, queries, softmax_scale, rule, scratch);
 }
 
 double checked(const char* option, double value, double low, double high) {
@@ -41,9 +44,10 @@ const Calibration& calibration_of(const PolicyInputs& inputs, const char* option
 
 // A rule whose target says nothing of the share of keys. Clusters alone: nothing is pruned above the leaves. With
 // sketches the upper stages prune as calibrated: what they let through is what sketches are read of.
-Thresholds pruning(const Calibration& calibration, int64_t n_query_tokens) {
-  if (calibration.sketches) return calibration.pruning(n_query_tokens);
-  return Thresholds(calibration.upper_keep.size(), -std::numeric_limits<float>::infinity());
+Thresholds pruning(const Calibration& calibration, int64_t n_query_tokens, Thresholds reused) {
+  if (calibration.sketches) return calibration.pruning(n_query_tokens, std::move(reused));
+  reused.assign(calibration.upper_keep.size(), -std::numeric_limits<float>::infinity());
+  return reused;
 }
 
 // n_query_tokens x group size = rows.
@@ -55,12 +59,14 @@ QueryGroup group_of(const Calibration& calibration, TensorView queries, int64_t 
 template <class Set>
 Policy pruned_policy(const Calibration& calibration, float softmax_scale, const Set& set) {
   const auto own = std::make_shared<const Calibration>(calibration);
-  return [own, softmax_scale, set](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
-    SelectionRule rule;
-    rule.thresholds = pruning(*own, n_query_tokens);
+  return [own, softmax_scale, set](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
+                                   LookupScratch& scratch) {
+    SelectionRule& rule = scratch.rule;
+    rule.clear();
+    rule.thresholds = pruning(*own, n_query_tokens, std::move(rule.thresholds));
     rule.group = group_of(*own, queries, n_query_tokens);
     set(rule);
-    return select(head, queries, softmax_scale, rule);
+    return select(head, queries, softmax_scale, rule, scratch);
   };
 }
 
@@ -121,53 +127,68 @@ constexpr PolicyEntry kPolicies[] = {
 
 }  // namespace
 
-Selection everything(const HeadView& head) {
-  Selection selection;
+Selection everything(const HeadView& head, Selection reused) {
+  Selection selection = std::move(reused);
+  selection.clear();
   append_range(selection.ranges, {head.n_sinks, static_cast<int32_t>(head.n_tokens() - head.n_window)});
   selection.n_keys = head.n_clustered();
   return selection;
 }
 
 Policy dense_policy() {
-  return [](int, int, const HeadView& head, TensorView, int64_t) { return everything(head); };
+  return [](int, int, const HeadView& head, TensorView, int64_t, LookupScratch& scratch) {
+    return everything(head, std::move(scratch.spare));
+  };
 }
 
 Policy sparsity_policy(const Calibration& calibration, double sparsity, float softmax_scale) {
   if (!(sparsity >= 0 && sparsity < 1)) fail("sparsity: expected a value from 0 to below 1, found {}", sparsity);
   const auto own = std::make_shared<const Calibration>(calibration);
-  return [own, sparsity, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
-    SelectionRule rule{.rule = Rule::threshold, .thresholds = own->thresholds(sparsity, n_query_tokens)};
+  return [own, sparsity, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
+                                        LookupScratch& scratch) {
+    SelectionRule& rule = scratch.rule;
+    rule.clear();
+    rule.rule = Rule::threshold;
+    rule.thresholds = own->thresholds(sparsity, n_query_tokens, std::move(rule.thresholds));
     rule.group = group_of(*own, queries, n_query_tokens);
-    return select(head, queries, softmax_scale, rule);
+    return select(head, queries, softmax_scale, rule, scratch);
   };
 }
 
 Policy rule_policy(const SelectionRule& rule, float softmax_scale) {
-  return [rule, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
-    SelectionRule own = rule;
+  return [rule, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
+                               LookupScratch& scratch) {
+    SelectionRule& own = scratch.rule;
+    own = rule;
     own.group.size = queries.size(0) / n_query_tokens;
-    return select(head, queries, softmax_scale, own);
+    return select(head, queries, softmax_scale, own, scratch);
   };
 }
 
 Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softmax_scale) {
   if (n_keys < 1) fail("top-k: expected at least one key, found {}", n_keys);
   const auto own = std::make_shared<const Calibration>(calibration);
-  return [own, n_keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens) {
+  return [own, n_keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
+                                      LookupScratch& scratch) {
     const double share = static_cast<double>(n_keys) / static_cast<double>(std::max<int64_t>(1, head.n_clustered()));
-    SelectionRule rule{
-        .rule = Rule::top_k, .thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens), .top_k = n_keys};
+    SelectionRule& rule = scratch.rule;
+    rule.clear();
+    rule.rule = Rule::top_k;
+    rule.thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens, std::move(rule.thresholds));
+    rule.top_k = n_keys;
     rule.group = group_of(*own, queries, n_query_tokens);
-    return select(head, queries, softmax_scale, rule);
+    return select(head, queries, softmax_scale, rule, scratch);
   };
 }
 
 Policy with_dense_layers(Policy policy, std::vector<int> layers) {
   if (layers.empty()) return policy;
   return [policy = std::move(policy), layers = std::move(layers)](int layer, int kv_head, const HeadView& head,
-                                                                  TensorView queries, int64_t n_query_tokens) {
-    if (std::find(layers.begin(), layers.end(), layer) != layers.end()) return everything(head);
-    return policy(layer, kv_head, head, queries, n_query_tokens);
+                                                                  TensorView queries, int64_t n_query_tokens,
+                                                                  LookupScratch& scratch) {
+    const bool is_dense = std::find(layers.begin(), layers.end(), layer) != layers.end();
+    if (is_dense) return everything(head, std::move(scratch.spare));
+    return policy(layer, kv_head, head, queries, n_query_tokens, scratch);
   };
 }
 

@@ -9,12 +9,13 @@
 
 namespace squeeze {
 
-// queries: f32 [group_size x n_query_tokens, head_dim]. Called from several threads at once.
-using Policy =
-    std::function<Selection(int layer, int kv_head, const HeadView& head, TensorView queries, int64_t n_query_tokens)>;
+// queries: f32 [group_size x n_query_tokens, head_dim]. Called from several threads at once, each with a scratch of its
+// own; the selection takes the memory of scratch.spare.
+using Policy = std::function<Selection(int layer, int kv_head, const HeadView& head, TensorView queries,
+                                       int64_t n_query_tokens, LookupScratch& scratch)>;
 
-// Every clustered row, nothing scored.
-Selection everything(const HeadView& head);
+// Every clustered row, nothing scored. reused: an old selection, for its memory.
+Selection everything(const HeadView& head, Selection reused = {});
 
 Policy dense_policy();
 // The paper's rule with calibrated thresholds for the block's size. Keeps a copy of the calibration.

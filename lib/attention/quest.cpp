@@ -106,7 +106,8 @@ void page_bounds(const Pages& pages, TensorView queries, float scale, float* out
 Policy quest_policy(double keys, float softmax_scale) {
   check_key_count("quest", keys);
   const auto store = std::make_shared<PageStore>();
-  return [store, keys, softmax_scale](int layer, int kv_head, const HeadView& head, TensorView queries, int64_t) {
+  return [store, keys, softmax_scale](int layer, int kv_head, const HeadView& head, TensorView queries, int64_t,
+                                      LookupScratch&) {
     if (head.n_clustered() == 0) return everything(head);
     const Pages& pages = store->of(layer, kv_head, head);
     const auto bounds = [&](int64_t begin, int64_t end, float* out) {

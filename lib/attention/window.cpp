@@ -21,7 +21,7 @@ Selection most_recent(const HeadView& head, int64_t n_keys) {
 
 Policy window_policy(double keys) {
   check_key_count("window", keys);
-  return [keys](int, int, const HeadView& head, TensorView, int64_t) {
+  return [keys](int, int, const HeadView& head, TensorView, int64_t, LookupScratch&) {
     if (head.n_clustered() == 0) return everything(head);
     return most_recent(head, key_count(keys, head.n_clustered()));
   };

@@ -39,7 +39,7 @@ void pin_to(size_t thread) {
 }
 
 struct Job {
-  const std::function<void(int64_t)>& body;
+  LoopBody body;
   int64_t n;
   std::atomic<int64_t> next = 0;
   int n_helpers = 0;  // threads inside; guarded by the team's mutex
@@ -63,10 +63,11 @@ class Team {
     {
       std::unique_lock lock(mutex_);
       if (job_) return false;
-      while (std::ssize(threads_) < job.max_helpers) threads_.emplace_back([this, i = threads_.size() + 1] {
-        pin_to(i);
-        help();
-      });
+      while (std::ssize(threads_) < job.max_helpers)
+        threads_.emplace_back([this, i = threads_.size() + 1] {
+          pin_to(i);
+          help();
+        });
       job_ = &job;
       generation_.fetch_add(1, std::memory_order_release);
       begun_.wait(lock, [&] { return n_begun_ == std::ssize(threads_); });
@@ -168,7 +169,7 @@ void pin_threads() {
   pin_to(0);
 }
 
-void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {
+void parallel_for(int64_t n, LoopBody body) {
   static Team team;
   const auto n_wanted = static_cast<int>(std::min<int64_t>(n_threads(), n));
   if (n_wanted > 1 && !in_team) {
@@ -180,11 +181,6 @@ void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {
     }
   }
   for (int64_t i = 0; i < n; ++i) body(i);
-}
-
-void parallel_blocks(int64_t n, int64_t block, const std::function<void(int64_t, int64_t)>& body) {
-  const int64_t n_blocks = (n + block - 1) / block;
-  parallel_for(n_blocks, [&](int64_t i) { body(i * block, std::min(n, (i + 1) * block)); });
 }
 
 }  // namespace squeeze

@@ -52,11 +52,22 @@ TensorView TensorView::slice(int64_t begin, int64_t end) const {
   return {at(begin * shape_.tail().n_elements()), dtype_, sliced};
 }
 
-Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape) {
-  const size_t bytes = (n_bytes() + 63) / 64 * 64;
+Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape) { allocate(n_bytes()); }
+
+void Tensor::allocate(size_t n_bytes) {
+  const size_t bytes = (n_bytes + 63) / 64 * 64;
   if (bytes == 0) return;
+  data_.reset();  // first: the content is not copied, so that both need not fit
   data_.reset(std::aligned_alloc(64, bytes));
-  if (!data_) fail("out of memory: could not allocate {} bytes for a tensor of shape {}", bytes, shape.str());
+  if (!data_) fail("out of memory: could not allocate {} bytes for a tensor of shape {}", bytes, shape_.str());
+  capacity_ = bytes;
+}
+
+void Tensor::resize(DType dtype, Shape shape) {
+  dtype_ = dtype;
+  shape_ = shape;
+  if (data_ && n_bytes() <= capacity_) return;
+  allocate(data_ ? n_bytes() + n_bytes() / 2 : n_bytes());
 }
 
 Tensor Tensor::zeros(DType dtype, Shape shape) {
@@ -65,7 +76,7 @@ Tensor Tensor::zeros(DType dtype, Shape shape) {
   return t;
 }
 
-Tensor Tensor::clone() const {
+Tensor TensorView::clone() const {
   Tensor copy(dtype_, shape_);
   if (n_bytes() > 0) std::memcpy(copy.data(), data(), n_bytes());
   return copy;

@@ -34,6 +34,8 @@ class Shape {
   int64_t sizes_[kMaxRank] = {0, 0, 0, 0};
 };
 
+class Tensor;
+
 // Borrowed, read-only, contiguous. Passed by value. Valid as long as its owner (a Tensor, a mapped file).
 class TensorView {
  public:
@@ -46,6 +48,7 @@ class TensorView {
   int64_t size(int dim) const { return shape_[dim]; }
   int64_t n_elements() const { return shape_.n_elements(); }
   size_t n_bytes() const { return static_cast<size_t>(n_elements()) * size_of(dtype_); }
+  Tensor clone() const;
 
   const float* f32() const {
     assert(dtype_ == DType::f32);
@@ -73,7 +76,11 @@ class Tensor {
   Tensor(DType dtype, Shape shape);
   static Tensor zeros(DType dtype, Shape shape);
 
-  Tensor clone() const;
+  // Another type and shape; the content is lost. The memory stays if it is large enough, and grows by half more than
+  // asked for if not: a buffer whose size changes from call to call soon allocates no more.
+  void resize(DType dtype, Shape shape);
+
+  Tensor clone() const { return view().clone(); }
   operator TensorView() const { return view(); }
   TensorView view() const { return {data_.get(), dtype_, shape_}; }
   TensorView operator[](int64_t i) const { return view()[i]; }
@@ -96,7 +103,10 @@ class Tensor {
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
+  void allocate(size_t n_bytes);
+
   std::unique_ptr<void, Free> data_;
+  size_t capacity_ = 0;  // bytes, if there is data
   DType dtype_ = DType::f32;
   Shape shape_;
 };

@@ -1,6 +1,7 @@
 // Counts selections per token.
 #include "lib/eval/kept_tokens.hpp"
 
+#include "lib/attention/lookup_scratch.hpp"
 #include "lib/core/parallel.hpp"
 
 namespace squeeze {
@@ -26,7 +27,9 @@ KeptTokens count_kept_tokens(int layer, const std::vector<HeadView>& heads, cons
   std::vector<Selection> selections(static_cast<size_t>(blocks.size()));
   parallel_for(blocks.size(), [&](int64_t i) {
     const QueryBlock block = blocks.at(i);
-    selections[static_cast<size_t>(i)] = policy(layer, block.kv_head, *block.head, block.queries, block.n_tokens);
+    LookupScratch scratch;
+    selections[static_cast<size_t>(i)] =
+        policy(layer, block.kv_head, *block.head, block.queries, block.n_tokens, scratch);
   });
   KeptTokens kept{blocks.size(), std::vector<int64_t>(static_cast<size_t>(heads[0].n_tokens()))};
   for (int64_t i = 0; i < blocks.size(); ++i) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "lib/attention/lookup_scratch.hpp"
 #include "lib/core/elapsed.hpp"
 #include "lib/core/parallel.hpp"
 #include "lib/eval/metrics.hpp"
@@ -70,7 +71,8 @@ double relative_error(double error_squares, double dense_squares) {
 Selected select(int layer, const QueryBlock& block, const ReplayRule& rule, HeadMetrics& metrics) {
   const HeadView& head = *block.head;
   const auto start = std::chrono::steady_clock::now();
-  Selected selected{rule.policy(layer, block.kv_head, head, block.queries, block.n_tokens), {}};
+  LookupScratch scratch;
+  Selected selected{rule.policy(layer, block.kv_head, head, block.queries, block.n_tokens, scratch), {}};
   metrics.usage = usage_of(head, selected.selection, rule.rest);
   metrics.usage.lookup_ms = ms_since(start);
   selected.ranges = selected.selection.ranges;

@@ -8,7 +8,7 @@
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
-#include "lib/index/calibration.hpp"
+#include "lib/index/calibrate.hpp"
 #include "lib/index/cluster_tree.hpp"
 #include "lib/index/layout.hpp"
 #include "lib/index/quantise_kv.hpp"

@@ -1,14 +1,11 @@
-// From a target sparsity to score thresholds: the quantile functions of the per-key scores, measured over all layers
-// and heads with recorded queries (Squeezed Attention, arXiv 2411.09688, section 4; here per stage, the upper stages
-// pruning, and per query-block size).
+// From a target sparsity to score thresholds: the quantile functions of the per-key scores, as calibrate.hpp measures
+// them over all layers and heads with recorded queries (Squeezed Attention, arXiv 2411.09688, section 4; here per
+// stage, the upper stages pruning, and per query-block size).
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
-
-#include "lib/index/head_index.hpp"
 
 namespace squeeze {
 
@@ -66,40 +63,17 @@ struct Calibration {
   // The calibrated block size nearest in ratio, the smaller on a tie.
   const BlockCalibration& nearest(int64_t n_query_tokens) const;
 
-  // The thresholds of the upper stages, each letting through what it was calibrated to.
-  Thresholds pruning(int64_t n_query_tokens) const;
+  // The thresholds of the upper stages, each letting through what it was calibrated to. reused: old ones, for their
+  // memory.
+  Thresholds pruning(int64_t n_query_tokens, Thresholds reused = {}) const;
+  // Those of the first n_upper stages of one block size; no more of them has to be calibrated.
+  Thresholds upper_thresholds(const BlockCalibration& block, size_t n_upper, Thresholds reused = {}) const;
 
   // The thresholds for which the share `sparsity` of the clustered keys is dropped, for a block of n_query_tokens
   // (the calibrated block size nearest in ratio, the smaller on a tie). The upper stages prune where the target keeps
   // less than every one of them lets through; otherwise none does (-infinity), and the leaves alone select. Throws if
   // sparsity is not in [0, 1].
-  Thresholds thresholds(double sparsity, int64_t n_query_tokens) const;
+  Thresholds thresholds(double sparsity, int64_t n_query_tokens, Thresholds reused = {}) const;
 };
-
-// What calibration needs of one layer. The views stay valid until the next load.
-struct CalibrationLayer {
-  std::vector<HeadView> heads;  // [n_kv_heads]; keys and values are not read
-  TensorView queries;           // [n_query_heads, n_queries, head_dim], queries that see every clustered token
-  std::vector<int64_t> first_query = {};  // where each question begins: blocks do not span two; empty: one run
-};
-
-struct CalibrationOptions {
-  float softmax_scale = 0;
-  std::vector<double> upper_keep;  // per upper stage, in (0, 1], not growing; empty: powers of kDefaultUpperKeep, so
-                                   // that each level lets that share of what reaches it through, and
-                                   // kDefaultSketchKeep above the sketches
-  std::vector<int> block_sizes = {1, 4, 32};  // more than n_queries: n_queries; the last block may be shorter
-  std::string source = "window";
-  GqaSelect gqa = GqaSelect::group_mean;
-};
-
-inline constexpr double kDefaultUpperKeep = 0.75;
-inline constexpr double kDefaultSketchKeep = 0.5;
-
-// Loads every layer once per stage, once for the shares, and layer 0 once more. Deterministic over threads. Memory: one
-// layer at a time, and 4 MiB per level and block size. Throws if a query is not finite or layers do not match one
-// another.
-Calibration calibrate(int n_layers, const std::function<CalibrationLayer(int layer)>& load,
-                      const CalibrationOptions& options);
 
 }  // namespace squeeze

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/kernels.hpp"
+#include "lib/core/error.hpp"
 #include "lib/index/build.hpp"
 
 namespace squeeze {
@@ -62,11 +63,12 @@ void ScaledRows::scores(TensorView queries, int64_t begin, int64_t end, float sc
     out += n;
   };
   if (scales.empty()) return score(rows.at(begin * dim), rows.dtype(), end - begin);
-  Tensor tile(DType::f32, {std::min(kTileRows, end - begin), dim});
+  if (dim > kMaxHeadDim) fail("rows of 8 bits have at most {} dimensions, found {}", kMaxHeadDim, dim);
+  float tile[kTileRows * kMaxHeadDim];
   for (; begin < end; begin += kTileRows) {
     const int64_t n = std::min(kTileRows, end - begin);
-    widen(begin, begin + n, tile.f32());
-    score(tile.data(), DType::f32, n);
+    widen(begin, begin + n, tile);
+    score(tile, DType::f32, n);
   }
 }
 

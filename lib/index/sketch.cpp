@@ -7,6 +7,7 @@
 
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
+#include "lib/core/scratch.hpp"
 
 namespace squeeze {
 namespace {
@@ -168,10 +169,13 @@ float fill_tables(const float* rotated, int64_t n_groups, uint8_t* out) {
 
 }  // namespace
 
-SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float softmax_scale) {
+SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float softmax_scale, SketchTables reused) {
   const int64_t n = queries.size(0), dim = queries.size(1), table_bytes = sketch_table_bytes(dim);
   const int64_t stride = table_bytes / 4;
-  Tensor rotated = Tensor::zeros(DType::f32, {n, stride});
+  SketchTables out = std::move(reused);
+  Tensor& rotated = out.rotated;
+  rotated.resize(DType::f32, {n, stride});
+  std::fill_n(rotated.f32(), rotated.n_elements(), 0.0f);
   kernels().matvec({.x = queries.f32(),
                     .n_rows = n,
                     .weights = sketches.rotation.data(),
@@ -184,7 +188,8 @@ SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float
   if (!all_finite({rotated.f32(), static_cast<size_t>(rotated.n_elements())})) {
     fail("scores of a block are not finite (NaN or infinity)");
   }
-  SketchTables out{std::vector<uint8_t>(static_cast<size_t>(n * table_bytes)), {}};
+  resize_with_room(out.entries, static_cast<size_t>(n * table_bytes));
+  out.scales.clear();
   const float level = sketches.bits == 2 ? 0.5f * softmax_scale : softmax_scale;
   for (int64_t i = 0; i < n; ++i) {
     out.scales.push_back(level *

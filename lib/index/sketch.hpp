@@ -29,11 +29,13 @@ Sketches sketch_keys(TensorView keys, const LevelView& leaves, int bits, TensorV
 struct SketchTables {
   std::vector<uint8_t> entries;  // [n, sketch_table_bytes(head_dim)]
   std::vector<float> scales;     // [n] of the dots, softmax_scale included
+  Tensor rotated = {};           // f32 [n, sketch_table_bytes(head_dim) / 4] R q, then zeros
 };
 
 // Tables for R q, such that sketch_scores adds softmax_scale * scale * (R q)·code. An entry is the sum over four
 // dimensions, in steps of 1/31 of the query's largest: rounding it adds about a thousandth to the variance of an
-// estimate. queries: f32 [n, head_dim]. Throws if R q is not finite.
-SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float softmax_scale);
+// estimate. queries: f32 [n, head_dim]. reused: old tables, for their memory. Throws if R q is not finite.
+SketchTables sketch_tables(TensorView queries, const SketchView& sketches, float softmax_scale,
+                           SketchTables reused = {});
 
 }  // namespace squeeze

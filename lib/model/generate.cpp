@@ -11,6 +11,8 @@
 namespace squeeze {
 namespace {
 
+constexpr int64_t kReservedTokens = 4096;  // of an answer: memory is made ready for so many, a longer one grows it
+
 void check(std::span<const int32_t> prompt_tokens, int64_t first_position, const GenerateOptions& options) {
   if (prompt_tokens.empty()) {
     fail("the prompt is empty: expected at least one token after the context, found none");
@@ -30,7 +32,7 @@ std::vector<int32_t> all_stop_tokens(const Tokenizer& tokenizer, const GenerateO
   return tokens;
 }
 
-std::span<const float> last_row(const Tensor& logits) {
+std::span<const float> last_row(TensorView logits) {
   const int64_t vocab = logits.size(1);
   return {logits.f32() + (logits.size(0) - 1) * vocab, static_cast<size_t>(vocab)};
 }
@@ -43,13 +45,13 @@ struct Runner {
   double decode_ms = 0;
   int64_t n_decoded = 0;
 
-  Tensor forward(std::span<const int32_t> tokens) {
-    Tensor logits = transformer.forward(tokens, position, attention);
+  TensorView forward(std::span<const int32_t> tokens) {
+    const TensorView logits = transformer.forward(tokens, position, attention);
     position += static_cast<int64_t>(tokens.size());
     return logits;
   }
 
-  Tensor prefill(std::span<const int32_t> tokens, int64_t chunk) {
+  TensorView prefill(std::span<const int32_t> tokens, int64_t chunk) {
     while (static_cast<int64_t>(tokens.size()) > chunk) {
       (void)forward(tokens.first(static_cast<size_t>(chunk)));
       tokens = tokens.subspan(static_cast<size_t>(chunk));
@@ -57,9 +59,9 @@ struct Runner {
     return forward(tokens);
   }
 
-  Tensor decode(int32_t token) {
+  TensorView decode(int32_t token) {
     const auto start = std::chrono::steady_clock::now();
-    Tensor logits = forward({&token, 1});
+    const TensorView logits = forward({&token, 1});
     decode_ms += ms_since(start);
     ++n_decoded;
     return logits;
@@ -90,7 +92,7 @@ struct Answer {
 };
 
 // Returns the finish reason. The last token is not computed: nothing would follow it.
-std::string decode(Runner& runner, Tensor logits, Sampler& sampler, int64_t max_tokens, Answer& answer) {
+std::string decode(Runner& runner, TensorView logits, Sampler& sampler, int64_t max_tokens, Answer& answer) {
   for (int64_t n = 1; n <= max_tokens; ++n) {
     const int32_t token = sampler.next(last_row(logits));
     if (!answer.add(token)) return "stop";
@@ -127,11 +129,14 @@ Generation generate(Transformer& transformer, const Tokenizer& tokenizer, Attent
   Sampler sampler(options.sampling);
   Answer answer{tokenizer, TextStream(options.stop), on_text, all_stop_tokens(tokenizer, options), {}, {}};
   Runner runner{transformer, attention, first_position};
+  const int64_t n_reserved = std::min(options.max_tokens, kReservedTokens);
+  answer.tokens.reserve(static_cast<size_t>(n_reserved));
+  attention.reserve(first_position + result.n_prompt_tokens + n_reserved);
 
   const auto start = std::chrono::steady_clock::now();
-  Tensor logits = runner.prefill(prompt_tokens, options.chunk);
+  const TensorView logits = runner.prefill(prompt_tokens, options.chunk);
   result.prefill_ms = ms_since(start);
-  result.finish_reason = decode(runner, std::move(logits), sampler, options.max_tokens, answer);
+  result.finish_reason = decode(runner, logits, sampler, options.max_tokens, answer);
   answer.finish();
   if (runner.n_decoded > 0) result.decode_ms_per_token = runner.decode_ms / static_cast<double>(runner.n_decoded);
   result.tokens = std::move(answer.tokens);

@@ -22,12 +22,10 @@ int64_t matvec_block(int64_t in_features) {
 // Wide blocks amortise oneDNN's packing of x; narrow ones keep every core busy on small layers.
 int64_t feature_block(int64_t out_features) { return out_features >= 2048 ? 256 : 64; }
 
-Tensor matvec_rows(TensorView x, TensorView weights, const float* bias) {
-  const Tensor wide = x.dtype() == DType::f32 ? Tensor() : convert(x, DType::f32);
+void matvec_rows(TensorView x, TensorView weights, const float* bias, Tensor& out) {
   const int64_t n = x.size(0), in = weights.size(1), out_features = weights.size(0);
-  Tensor out(DType::f32, {n, out_features});
   parallel_blocks(out_features, matvec_block(in), [&](int64_t begin, int64_t end) {
-    kernels().matvec({.x = x.dtype() == DType::f32 ? x.f32() : wide.f32(),
+    kernels().matvec({.x = x.f32(),
                       .n_rows = n,
                       .weights = weights.at(begin * in),
                       .dtype = weights.dtype(),
@@ -37,7 +35,6 @@ Tensor matvec_rows(TensorView x, TensorView weights, const float* bias) {
                       .out = out.f32() + begin,
                       .out_stride = out_features});
   });
-  return out;
 }
 
 // Columns [begin, end) of out, all rows.
@@ -63,22 +60,24 @@ void matmul_block(TensorView x, TensorView weights, const float* bias, int64_t b
 
 }  // namespace
 
-Tensor linear_input(Tensor x, Precision precision) {
-  if (precision == Precision::f32) return x;
-  Tensor narrow(DType::bf16, x.shape());
+TensorView LinearInput::of(TensorView x) {
+  if (precision_ == Precision::f32) return x;
+  const bool few_rows = x.size(0) <= kMatvecRows;
+  narrow_.resize(DType::bf16, x.shape());
+  if (few_rows) wide_.resize(DType::f32, x.shape());
   parallel_blocks(x.n_elements(), kElementBlock, [&](int64_t begin, int64_t end) {
-    kernels().from_f32(x.f32() + begin, end - begin, DType::bf16, narrow.at(begin));
+    kernels().from_f32(x.f32() + begin, end - begin, DType::bf16, narrow_.at(begin));
+    if (few_rows) kernels().to_f32(narrow_.at(begin), DType::bf16, end - begin, wide_.f32() + begin);
   });
-  return narrow;
+  return few_rows ? wide_ : narrow_;
 }
 
-Tensor linear(TensorView x, TensorView weights, TensorView bias) {
+void linear(TensorView x, TensorView weights, TensorView bias, Tensor& out) {
   const float* bias_f32 = bias.data() ? bias.f32() : nullptr;
-  if (x.size(0) <= kMatvecRows) return matvec_rows(x, weights, bias_f32);
-  Tensor out(DType::f32, {x.size(0), weights.size(0)});
+  out.resize(DType::f32, {x.size(0), weights.size(0)});
+  if (x.size(0) <= kMatvecRows) return matvec_rows(x, weights, bias_f32, out);
   parallel_blocks(weights.size(0), feature_block(weights.size(0)),
                   [&](int64_t begin, int64_t end) { matmul_block(x, weights, bias_f32, begin, end, out); });
-  return out;
 }
 
 }  // namespace squeeze

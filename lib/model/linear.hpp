@@ -6,12 +6,22 @@
 
 namespace squeeze {
 
-// x, as the matmuls of this precision take it: f32 as it is (moved), or rounded to bf16.
-Tensor linear_input(Tensor x, Precision precision);
+// What linear() takes in one precision: x as it is (f32), or rounded to bf16; few rows come back as float32, which is
+// what the kernel for few rows reads. Keeps its memory.
+class LinearInput {
+ public:
+  explicit LinearInput(Precision precision) : precision_(precision) {}
+  TensorView of(TensorView x);  // f32 [n, in_features]; the result is valid until the next call
 
-// f32 [n, out_features] from x [n, in_features] (f32, or bf16: then products are of bf16 values, accumulated in
-// float32), weights [out_features, in_features] and bias, f32 [out_features] or without data. Few rows stream the
-// mapped weights once; many rows go through oneDNN in blocks of out_features. No block depends on the thread count.
-Tensor linear(TensorView x, TensorView weights, TensorView bias);
+ private:
+  Precision precision_;
+  Tensor narrow_, wide_;
+};
+
+// out, f32 [n, out_features], from x [n, in_features] (f32, or bf16 if there are many rows: then products are of bf16
+// values, accumulated in float32), weights [out_features, in_features] and bias, f32 [out_features] or without data.
+// Few rows stream the mapped weights once; many rows go through oneDNN in blocks of out_features. No block depends on
+// the thread count. The memory of out is kept if it suffices.
+void linear(TensorView x, TensorView weights, TensorView bias, Tensor& out);
 
 }  // namespace squeeze

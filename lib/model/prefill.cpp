@@ -39,7 +39,7 @@ class LayerAttention final : public Attention {
     probes_.push_back(allocate(config_, {n_tokens, n_tokens}, working_, recorded_));
   }
 
-  Tensor attend(const AttentionInput& input) override {
+  TensorView attend(const AttentionInput& input) override {
     const bool in_context = input.first_position < n_tokens_;
     KvLayer& sequence = in_context ? context_ : probes_.back();
     const int64_t first_row = input.first_position - (in_context ? 0 : n_tokens_);
@@ -49,7 +49,8 @@ class LayerAttention final : public Attention {
     const int64_t n_rows = first_row + input.queries.size(0);
     const std::array<CachePart, 2> parts{CachePart{context_.keys, context_.values, in_context ? n_rows : n_tokens_},
                                          CachePart{sequence.keys, sequence.values, in_context ? 0 : n_rows}};
-    return causal_attention(input.queries, parts, config_.softmax_scale());
+    causal_attention(input.queries, parts, config_.softmax_scale(), scratch_, output_);
+    return output_;
   }
 
   // The recorded layer; this is empty afterwards.
@@ -79,6 +80,8 @@ class LayerAttention final : public Attention {
   DType working_, recorded_;
   KvLayer context_;
   std::vector<KvLayer> probes_;
+  CausalScratch scratch_;
+  Tensor output_;
 };
 
 using Probes = std::vector<std::vector<int32_t>>;

@@ -25,7 +25,7 @@ double log_sum_exp(std::span<const float> logits) {
   return max + std::log(sum);
 }
 
-std::span<const float> row(const Tensor& logits, int64_t i) {
+std::span<const float> row(TensorView logits, int64_t i) {
   return {logits[i].f32(), static_cast<size_t>(logits.size(1))};
 }
 
@@ -56,14 +56,15 @@ struct Scorer {
   const Progress& progress;
   double ms = 0;  // of the passes through `attention`, so far
 
+  // What the transformer returns is valid until it computes again, so that copies are compared.
   // A pass over tokens [begin, end), which predicts tokens [begin + 1, end + 1).
   void pass(int64_t begin, int64_t end, TokenScores& scores) {
-    const Tensor hidden = timed([&] { return hidden_states(begin, end, attention); });
-    const Tensor dense_hidden = dense ? hidden_states(begin, end, *dense) : Tensor();
+    const Tensor hidden = timed([&] { return hidden_states(begin, end, attention); }).clone();
+    const Tensor dense_hidden = dense ? hidden_states(begin, end, *dense).clone() : Tensor();
     for (int64_t first = 0; first < end - begin; first += kLogitRows) {
       const int64_t last = std::min(end - begin, first + kLogitRows);
-      const Tensor logits = timed([&] { return transformer.logits(hidden.view().slice(first, last)); });
-      const Tensor dense_logits = dense ? transformer.logits(dense_hidden.view().slice(first, last)) : Tensor();
+      const Tensor logits = timed([&] { return transformer.logits(hidden.view().slice(first, last)); }).clone();
+      const Tensor dense_logits = dense ? transformer.logits(dense_hidden.view().slice(first, last)).clone() : Tensor();
       append_scores(logits, dense ? &dense_logits : nullptr, part(begin + first + 1, begin + last + 1), scores);
     }
   }
@@ -80,13 +81,13 @@ struct Scorer {
   std::span<const int32_t> part(int64_t begin, int64_t end) const {
     return tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
   }
-  Tensor hidden_states(int64_t begin, int64_t end, Attention& through) const {
+  TensorView hidden_states(int64_t begin, int64_t end, Attention& through) const {
     return transformer.hidden_states(part(begin, end), first_position + begin, through);
   }
   template <class Body>
-  Tensor timed(Body&& body) {
+  TensorView timed(Body&& body) {
     const auto start = std::chrono::steady_clock::now();
-    Tensor result = body();
+    const TensorView result = body();
     ms += ms_since(start);
     return result;
   }

@@ -38,15 +38,14 @@ struct Layer {
   Tensor q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
 };
 
-Tensor rms_norm(const float* x, int64_t n, const Tensor& weight, float eps) {
+void rms_norm(const float* x, int64_t n, const Tensor& weight, float eps, Tensor& out) {
   const int64_t size = weight.n_elements();
-  Tensor out(DType::f32, {n, size});
+  out.resize(DType::f32, {n, size});
   parallel_blocks(n, kTokenBlock, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       kernels().rms_norm(x + i * size, weight.f32(), size, eps, out.f32() + i * size);
     }
   });
-  return out;
 }
 
 void add(const Tensor& delta, float* hidden) {
@@ -74,13 +73,16 @@ struct Transformer::Impl {
         rope(c.rope, c.head_dim),
         embedding(w.embedding),
         lm_head(w.lm_head),
-        final_norm(small_f32(w.final_norm)) {
+        final_norm(small_f32(w.final_norm)),
+        input(p) {
     for (const LayerWeights& layer : w.layers) layers.emplace_back(layer);
   }
 
-  Tensor attention_output(const Layer& layer, int index, int64_t first_position, Attention& attention, Tensor normed);
-  Tensor mlp_output(const Layer& layer, Tensor normed);
-  void rotate(const Layer& layer, int64_t first_position, Tensor& q, Tensor& k);
+  void embed(std::span<const int32_t> tokens, Tensor& out) const;
+  // Of the tokens in `normed`, to `delta`.
+  void attend(const Layer& layer, int index, int64_t first_position, Attention& attention);
+  void run_mlp(const Layer& layer);
+  void rotate(const Layer& layer, int64_t first_position);
 
   ModelConfig config;
   Precision precision;
@@ -88,9 +90,13 @@ struct Transformer::Impl {
   TensorView embedding, lm_head;
   Tensor final_norm;
   std::vector<Layer> layers;
+
+  // What a pass computes in, kept from one to the next.
+  LinearInput input;
+  Tensor hidden, normed, q, k, v, gate, up, delta, logits;
 };
 
-void Transformer::Impl::rotate(const Layer& layer, int64_t first_position, Tensor& q, Tensor& k) {
+void Transformer::Impl::rotate(const Layer& layer, int64_t first_position) {
   const int64_t dim = config.head_dim;
   parallel_blocks(q.size(0), kTokenBlock, [&](int64_t begin, int64_t end) {
     float cosines[kMaxHeadDim / 2], sines[kMaxHeadDim / 2];
@@ -103,31 +109,30 @@ void Transformer::Impl::rotate(const Layer& layer, int64_t first_position, Tenso
   });
 }
 
-Tensor Transformer::Impl::attention_output(const Layer& layer, int index, int64_t first_position, Attention& attention,
-                                           Tensor normed) {
+void Transformer::Impl::attend(const Layer& layer, int index, int64_t first_position, Attention& attention) {
   const int64_t n = normed.size(0), dim = config.head_dim;
-  const Tensor x = linear_input(std::move(normed), precision);
-  Tensor q = linear(x, layer.matrices.q, layer.q_bias);
-  Tensor k = linear(x, layer.matrices.k, layer.k_bias);
-  const Tensor v = linear(x, layer.matrices.v, layer.v_bias);
-  rotate(layer, first_position, q, k);
-  Tensor attended = attention.attend({.layer = index,
-                                      .first_position = first_position,
-                                      .queries = reshaped(q, {n, config.n_query_heads, dim}),
-                                      .keys = reshaped(k, {n, config.n_kv_heads, dim}),
-                                      .values = reshaped(v, {n, config.n_kv_heads, dim})});
-  const Tensor heads = linear_input(std::move(attended), precision);
-  return linear(reshaped(heads, {n, config.n_query_heads * dim}), layer.matrices.o, layer.o_bias);
+  const TensorView x = input.of(normed);
+  linear(x, layer.matrices.q, layer.q_bias, q);
+  linear(x, layer.matrices.k, layer.k_bias, k);
+  linear(x, layer.matrices.v, layer.v_bias, v);
+  rotate(layer, first_position);
+  const TensorView attended = attention.attend({.layer = index,
+                                                .first_position = first_position,
+                                                .queries = reshaped(q, {n, config.n_query_heads, dim}),
+                                                .keys = reshaped(k, {n, config.n_kv_heads, dim}),
+                                                .values = reshaped(v, {n, config.n_kv_heads, dim})});
+  const TensorView heads = input.of(reshaped(attended, {n, config.n_query_heads * dim}));
+  linear(heads, layer.matrices.o, layer.o_bias, delta);
 }
 
-Tensor Transformer::Impl::mlp_output(const Layer& layer, Tensor normed) {
-  const Tensor x = linear_input(std::move(normed), precision);
-  Tensor gate = linear(x, layer.matrices.gate, layer.gate_bias);
-  const Tensor up = linear(x, layer.matrices.up, layer.up_bias);
+void Transformer::Impl::run_mlp(const Layer& layer) {
+  const TensorView x = input.of(normed);
+  linear(x, layer.matrices.gate, layer.gate_bias, gate);
+  linear(x, layer.matrices.up, layer.up_bias, up);
   parallel_blocks(gate.n_elements(), kElementBlock, [&](int64_t begin, int64_t end) {
     kernels().swiglu(gate.f32() + begin, up.f32() + begin, end - begin, gate.f32() + begin);
   });
-  return linear(linear_input(std::move(gate), precision), layer.matrices.down, layer.down_bias);
+  linear(input.of(gate), layer.matrices.down, layer.down_bias, delta);
 }
 
 Transformer::Transformer(const ModelConfig& config, const ModelWeights& weights, Precision precision)
@@ -149,17 +154,22 @@ void Transformer::check_length(int64_t n_tokens) const {
   }
 }
 
-Tensor Transformer::embed(std::span<const int32_t> tokens) const {
-  const int64_t n = static_cast<int64_t>(tokens.size()), size = config().hidden_size;
-  Tensor out(DType::f32, {n, size});
+void Transformer::Impl::embed(std::span<const int32_t> tokens, Tensor& out) const {
+  const int64_t n = static_cast<int64_t>(tokens.size()), size = config.hidden_size;
+  out.resize(DType::f32, {n, size});
   for (int64_t i = 0; i < n; ++i) {
     const int32_t token = tokens[static_cast<size_t>(i)];
-    if (token < 0 || token >= config().vocab_size) {
+    if (token < 0 || token >= config.vocab_size) {
       fail("token {} is not in the model's vocabulary of {}; does the tokenizer belong to the model?", token,
-           config().vocab_size);
+           config.vocab_size);
     }
-    kernels().to_f32(impl_->embedding[token].data(), impl_->embedding.dtype(), size, out.f32() + i * size);
+    kernels().to_f32(embedding[token].data(), embedding.dtype(), size, out.f32() + i * size);
   }
+}
+
+Tensor Transformer::embed(std::span<const int32_t> tokens) const {
+  Tensor out;
+  impl_->embed(tokens, out);
   return out;
 }
 
@@ -169,31 +179,36 @@ void Transformer::forward_layer(int layer, int64_t first_position, Attention& at
   check_length(first_position + n);
   const Layer& weights = impl_->layers.at(static_cast<size_t>(layer));
   const float eps = config().rms_norm_eps;
-  add(impl_->attention_output(weights, layer, first_position, attention,
-                              rms_norm(hidden, n, weights.attention_norm, eps)),
-      hidden);
-  add(impl_->mlp_output(weights, rms_norm(hidden, n, weights.mlp_norm, eps)), hidden);
+  rms_norm(hidden, n, weights.attention_norm, eps, impl_->normed);
+  impl_->attend(weights, layer, first_position, attention);
+  add(impl_->delta, hidden);
+  rms_norm(hidden, n, weights.mlp_norm, eps, impl_->normed);
+  impl_->run_mlp(weights);
+  add(impl_->delta, hidden);
 }
 
-Tensor Transformer::logits(TensorView hidden) const {
-  Tensor normed = rms_norm(hidden.f32(), hidden.size(0), impl_->final_norm, config().rms_norm_eps);
-  return linear(linear_input(std::move(normed), impl_->precision), impl_->lm_head, {});
+TensorView Transformer::logits(TensorView hidden) const {
+  rms_norm(hidden.f32(), hidden.size(0), impl_->final_norm, config().rms_norm_eps, impl_->normed);
+  linear(impl_->input.of(impl_->normed), impl_->lm_head, {}, impl_->logits);
+  return impl_->logits;
 }
 
-Tensor Transformer::hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const {
+TensorView Transformer::hidden_states(std::span<const int32_t> tokens, int64_t first_position,
+                                      Attention& attention) const {
   if (tokens.empty()) fail("a forward pass needs at least one token");
-  Tensor hidden = embed(tokens);
+  Tensor& hidden = impl_->hidden;
+  impl_->embed(tokens, hidden);
   for (int layer = 0; layer < config().n_layers; ++layer) {
     forward_layer(layer, first_position, attention, hidden.f32(), hidden.size(0));
   }
   return hidden;
 }
 
-Tensor Transformer::forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
-                            bool all_logits) const {
-  const Tensor hidden = hidden_states(tokens, first_position, attention);
+TensorView Transformer::forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
+                                bool all_logits) const {
+  const TensorView hidden = hidden_states(tokens, first_position, attention);
   const int64_t n = hidden.size(0);
-  return logits(hidden.view().slice(all_logits ? 0 : n - 1, n));
+  return logits(hidden.slice(all_logits ? 0 : n - 1, n));
 }
 
 }  // namespace squeeze

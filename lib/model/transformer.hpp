@@ -14,6 +14,7 @@ namespace squeeze {
 
 enum class Precision { f32, bf16 };
 
+// What it returns as a view is valid until the next call of any function that computes. One pass at a time.
 class Transformer {
  public:
   // The weights' memory outlives this. bf16: matmuls take bf16 inputs and accumulate in float32; the rest is float32.
@@ -34,13 +35,13 @@ class Transformer {
   // One layer over n consecutive tokens, in place. hidden: f32 [n, hidden].
   void forward_layer(int layer, int64_t first_position, Attention& attention, float* hidden, int64_t n) const;
   // f32 [n, vocab] from hidden states f32 [n, hidden] after the last layer.
-  Tensor logits(TensorView hidden) const;
+  TensorView logits(TensorView hidden) const;
 
   // All layers over consecutive tokens: f32 [n, hidden], what logits() takes. Throws if there are no tokens.
-  Tensor hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const;
+  TensorView hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const;
   // The same, then the logits of the last token, f32 [1, vocab], or of all tokens, f32 [n, vocab].
-  Tensor forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
-                 bool all_logits = false) const;
+  TensorView forward(std::span<const int32_t> tokens, int64_t first_position, Attention& attention,
+                     bool all_logits = false) const;
 
  private:
   struct Impl;

@@ -21,13 +21,14 @@ class AttendCall {
     output_ = attention_.attend({layer_, context_.shape().n_tokens, queries_, tail_, tail_});
     layer_ = (layer_ + 1) % context_.shape().n_layers;
   }
-  const Tensor& output() const { return output_; }
+  TensorView output() const { return output_; }              // of the last call
   const Usage& usage() const { return attention_.usage(); }  // of the last call
 
  private:
   const MadeContext& context_;
   ContextAttention attention_;
-  Tensor queries_, tail_, output_;
+  Tensor queries_, tail_;
+  TensorView output_;
   int layer_ = 0;
 };
 

@@ -7,6 +7,7 @@
 namespace squeeze {
 namespace {
 
+constexpr int64_t kLongTokens = 1 << 19;
 constexpr int64_t kRotatedBytes = int64_t{768} << 20;  // layers are attended in turn, so that none is cached
 
 struct DecodeSetting {
@@ -48,11 +49,23 @@ void add_rows(Bench& bench, const MadeContext& context, int threads) {
   }
 }
 
+// What a made context takes: its layers with their indexes, and what one head is clustered in.
+int64_t bytes_of(const ContextShape& shape) {
+  const int64_t head_bytes = shape.layer_bytes() / shape.n_kv_heads;
+  return shape.n_layers * shape.layer_bytes() * 5 / 4 + 8 * head_bytes;
+}
+
 void add_shape(Bench& bench, ContextShape shape) {
   std::vector<std::string> names;
   for (const DecodeSetting& setting : kSettings) names.push_back(row_name(shape, setting));
   if (!bench.wants_any(names)) return;
   shape.n_layers = static_cast<int>((kRotatedBytes + shape.layer_bytes() - 1) / shape.layer_bytes());
+  const int64_t available = available_bytes();
+  if (available > 0 && bytes_of(shape) > available) {
+    return bench.skip(fmt::format("decode {}", shape.str()),
+                      fmt::format("{:.1f} GB of memory are needed, {:.1f} GB available",
+                                  static_cast<double>(bytes_of(shape)) / 1e9, static_cast<double>(available) / 1e9));
+  }
   const MadeContext context(shape);
   for (const int threads : bench.options().threads) {
     set_threads(threads);
@@ -64,8 +77,9 @@ void add_shape(Bench& bench, ContextShape shape) {
 
 void attention_rows(Bench& bench) {
   const int64_t max_tokens = bench.options().max_tokens;
+  const int64_t longest = bench.options().long_rows ? std::max(max_tokens, kLongTokens) : max_tokens;
   for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}, {28, 4}}) {
-    for (int64_t n_tokens = 1 << 14; n_tokens <= max_tokens; n_tokens *= n_tokens == 1 << 14 ? 4 : 2) {
+    for (int64_t n_tokens = 1 << 14; n_tokens <= longest; n_tokens *= n_tokens == 1 << 14 ? 4 : 2) {
       if (n_tokens == 1 << 18) continue;
       add_shape(bench, {.n_tokens = n_tokens, .n_query_heads = n_query_heads, .n_kv_heads = n_kv_heads});
     }

@@ -33,8 +33,19 @@ Bench::Bench(const BenchOptions& options) : options_(options) {
   for (const int threads : options.threads) read_gbps_[threads] = read_bandwidth(threads);
 }
 
+int64_t available_bytes() {
+  constexpr std::string_view kField = "MemAvailable:";
+  std::ifstream info("/proc/meminfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with(kField)) return std::stoll(line.substr(kField.size())) * 1024;
+  }
+  return 0;
+}
+
 double Bench::time(const std::function<void()>& call) const {
+  const auto first = std::chrono::steady_clock::now();
   call();
+  if (ms_since(first) > 10000 * options_.seconds) return ms_since(first);
   std::vector<double> times;
   const auto start = std::chrono::steady_clock::now();
   while (times.size() < 3 || ms_since(start) < 1000 * options_.seconds) {
@@ -82,6 +93,11 @@ void Bench::add(BenchRow row) {
   rows_.push_back(std::move(row));
 }
 
+void Bench::skip(const std::string& name, const std::string& reason) {
+  if (!options_.json) fmt::print("| {} | - | - | - | - | - | - | skipped: {} |\n", name, reason);
+  skipped_.emplace_back(name, reason);
+}
+
 void Bench::print_header() const {
   std::string rates;
   for (const auto& [threads, gbps] : read_gbps_) {
@@ -108,6 +124,7 @@ void Bench::print_json() const {
     if (!row.note.empty()) line["note"] = row.note;
     out["rows"].push_back(std::move(line));
   }
+  for (const auto& [name, reason] : skipped_) out["skipped"].push_back({{"name", name}, {"reason", reason}});
   fmt::print("{}\n", out.dump(2));
 }
 
@@ -135,12 +152,17 @@ int main(int argc, char** argv) {
       "Example: bench --filter 'decode 32/8' --max-tokens 65536");
   squeeze::BenchOptions options;
   app.add_option("--filter", options.filter, "Only rows whose name contains this");
-  app.add_option("--max-tokens", options.max_tokens, "The longest context")->capture_default_str();
+  const CLI::Option* max_tokens =
+      app.add_option(
+             "--max-tokens", options.max_tokens,
+             "The longest context; if it is not given, decoding is timed at 512K tokens too where memory allows")
+          ->capture_default_str();
   app.add_option("--seconds", options.seconds, "Of timing per row")->capture_default_str();
   app.add_option("--threads", options.threads, "Numbers of threads")->delimiter(',')->capture_default_str();
   app.add_option("--commit", options.commit, "The commit that was built, for the heading")->capture_default_str();
   app.add_flag("--json", options.json, "One JSON object instead of a table");
   CLI11_PARSE(app, argc, argv);
+  options.long_rows = max_tokens->count() == 0;
   try {
     return squeeze::run(options);
   } catch (const std::exception& error) {

@@ -29,7 +29,8 @@ struct BenchRow {
 struct BenchOptions {
   std::string filter;  // rows whose name contains it; empty: all
   int64_t max_tokens = 1 << 17;
-  double seconds = 1;  // of timing per row, after one warm-up
+  bool long_rows = true;  // decoding at 512K tokens too, where memory allows
+  double seconds = 0.5;   // of timing per row, after one warm-up
   std::vector<int> threads = {1, 2};
   std::string commit = "unknown";
   bool json = false;
@@ -47,9 +48,12 @@ class Bench {
     return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return wants(name); });
   }
 
-  // The median time of one call, in ms: one warm-up, then calls for options().seconds, at least three.
+  // The median time of one call, in ms: one warm-up, then calls for options().seconds, at least three. A call of many
+  // seconds is its own warm-up.
   double time(const std::function<void()>& call) const;
   void add(BenchRow row);
+  // Rows that this machine cannot run, and why.
+  void skip(const std::string& name, const std::string& reason);
   void print_header() const;
   void print_json() const;
 
@@ -57,7 +61,11 @@ class Bench {
   BenchOptions options_;
   std::map<int, double> read_gbps_;  // by threads
   std::vector<BenchRow> rows_;
+  std::vector<std::pair<std::string, std::string>> skipped_;  // name, reason
 };
+
+// Memory that programs can still take, by the kernel's estimate; 0 if it does not say.
+int64_t available_bytes();
 
 // Runs `call` with the scalar kernels; its time in ms.
 double time_scalar(const std::function<void()>& call);

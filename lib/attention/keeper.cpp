@@ -1,0 +1,152 @@
+// Cuts by a threshold, by a number of keys and by mass.
+#include "lib/attention/keeper.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "lib/core/scratch.hpp"
+
+namespace squeeze {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+int64_t size_of_item(std::span<const float> sizes, size_t i) {
+  return sizes.empty() ? 1 : static_cast<int64_t>(sizes[i]);
+}
+
+// A score that, by a sample, few more than `count` reach; -infinity where that cannot be told.
+float likely_border(std::span<const float> scores, int64_t count) {
+  constexpr int64_t kSamples = 1024;
+  const auto n = std::ssize(scores);
+  const auto expected = static_cast<double>(kSamples * count) / static_cast<double>(n);
+  const auto rank = static_cast<int64_t>(expected + 4 * std::sqrt(expected) + 4);  // four deviations more
+  if (rank >= kSamples) return -kInfinity;
+  std::array<float, kSamples> sample;
+  for (int64_t i = 0; i < kSamples; ++i) {
+    sample[static_cast<size_t>(i)] = scores[static_cast<size_t>(i * n / kSamples)];
+  }
+  std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
+  return sample[static_cast<size_t>(rank)];
+}
+
+}  // namespace
+
+// The order of best_first (key_choice.hpp), for every lookup: scores are not negative, so that their bits ascend with
+// them, and three passes of a radix sort, which keeps the order of equals, take a sixth of the time of a heap.
+void Keeper::sort_by_score(std::span<const float> scores) {
+  constexpr int kBits = 11;
+  constexpr uint32_t kBuckets = 1u << kBits;
+  resize_with_room(items_, scores.size());
+  resize_with_room(sorted_, scores.size());
+  for (size_t i = 0; i < items_.size(); ++i) items_[i] = {~bits_of_float(scores[i]), static_cast<int32_t>(i)};
+  for (int shift = 0; shift < 32; shift += kBits) {
+    std::array<size_t, kBuckets + 1> first = {};
+    for (const Item& item : items_) ++first[(item.key >> shift) % kBuckets + 1];
+    for (size_t b = 0; b < kBuckets; ++b) first[b + 1] += first[b];
+    for (const Item& item : items_) sorted_[first[(item.key >> shift) % kBuckets]++] = item;
+    std::swap(items_, sorted_);
+  }
+}
+
+// Calls take(i) for the best items, score descending, until it returns false.
+template <class Take>
+void Keeper::for_best(std::span<const float> scores, const Take& take) {
+  sort_by_score(scores);
+  for (const Item& item : items_) {
+    if (!take(static_cast<size_t>(item.number))) return;
+  }
+}
+
+// The items whose score is at least `least`, ascending.
+void Keeper::find_from(std::span<const float> scores, float least) {
+  resize_with_room(is_found_, scores.size());
+  for (size_t i = 0; i < scores.size(); ++i) is_found_[i] = scores[i] >= least;
+  found_.clear();
+  for_each_one(is_found_, 0, std::ssize(is_found_), [&](int64_t i) { found_.push_back(static_cast<int32_t>(i)); });
+}
+
+// The best single items: a partial sort would do the same, slower.
+void Keeper::keep_best_singles(std::span<const float> scores, int64_t count) {
+  if (count >= std::ssize(scores)) {
+    std::fill(keep_.begin(), keep_.end(), char{1});
+    return;
+  }
+  if (count <= 0) return;
+  find_from(scores, likely_border(scores, count));
+  if (std::ssize(found_) < count) find_from(scores, -kInfinity);
+  const auto is_better = [&](int32_t a, int32_t b) {
+    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
+    return x > y || (x == y && a < b);
+  };
+  std::nth_element(found_.begin(), found_.begin() + count - 1, found_.end(), is_better);
+  for (const int32_t i : std::span(found_).first(static_cast<size_t>(count))) keep_[static_cast<size_t>(i)] = 1;
+}
+
+void Keeper::reserve(int64_t n_items) {
+  const auto n = static_cast<size_t>(n_items);
+  keep_.reserve(n);
+  items_.reserve(n);
+  sorted_.reserve(n);
+  is_found_.reserve(n);
+  found_.reserve(n);
+}
+
+const std::vector<char>& Keeper::all(int64_t n) {
+  assign_with_room(keep_, static_cast<size_t>(n), char{1});
+  return keep_;
+}
+
+const std::vector<char>& Keeper::above(const BlockScores& scores, float threshold) {
+  assign_with_room(keep_, static_cast<size_t>(scores.n), char{0});
+  for (int64_t v = 0; v < scores.n_views(); ++v) {
+    const std::span<const float> view = scores.view(v);
+    for (size_t i = 0; i < keep_.size(); ++i) keep_[i] = keep_[i] || view[i] > threshold;
+  }
+  return keep_;
+}
+
+const std::vector<char>& Keeper::best(const BlockScores& scores, std::span<const float> sizes, int64_t max_keys,
+                                      bool skip_large) {
+  assign_with_room(keep_, static_cast<size_t>(scores.n), char{0});
+  if (max_keys <= 0 || scores.n == 0) return keep_;
+  const int64_t n_views = scores.n_views();
+  for (int64_t v = 0; v < n_views; ++v) {
+    const int64_t own_keys = max_keys / n_views + (v < max_keys % n_views ? 1 : 0);
+    if (own_keys == 0) break;
+    if (sizes.empty()) {
+      keep_best_singles(scores.view(v), own_keys);
+      continue;
+    }
+    int64_t n_keys = 0;
+    for_best(scores.view(v), [&](size_t i) {
+      const int64_t size = size_of_item(sizes, i);
+      const bool fits = n_keys + size <= own_keys || n_keys == 0;
+      if (fits) {
+        keep_[i] = 1;
+        n_keys += size;
+      }
+      return fits ? n_keys < own_keys : skip_large;
+    });
+  }
+  return keep_;
+}
+
+const std::vector<char>& Keeper::mass(const BlockScores& scores, std::span<const float> sizes, double mass) {
+  assign_with_room(keep_, static_cast<size_t>(scores.n), char{0});
+  for (int64_t v = 0; v < scores.n_views(); ++v) {
+    const std::span<const float> view = scores.view(v);
+    double held = 0;
+    for_best(view, [&](size_t i) {
+      if (held >= mass) return false;
+      keep_[i] = 1;
+      held += static_cast<double>(size_of_item(sizes, i)) * double{view[i]};
+      return true;
+    });
+  }
+  return keep_;
+}
+
+}  // namespace squeeze
