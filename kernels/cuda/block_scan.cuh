@@ -37,9 +37,8 @@ __device__ inline Scanned block_scan(int64_t own, ScanSpace& space) {
     if (lane == kWarpSize - 1) space.warp_sums[kMaxWarps] = sums;
   }
   __syncthreads();
-  const Scanned result{space.warp_sums[warp] + scan - own, space.warp_sums[kMaxWarps]};
-  __syncthreads();  // the space is free again
-  return result;
+  // No barrier behind the reading: until the next one, a warp writes only what no other reads.
+  return {space.warp_sums[warp] + scan - own, space.warp_sums[kMaxWarps]};
 }
 
 }  // namespace squeeze::cuda

@@ -234,6 +234,7 @@ __device__ inline void keep_keys(const SketchLookupArgs& a, const SketchSpace& s
     ties += static_cast<int>(scanned.total >> 32);
   }
   if (static_cast<int>(blockIdx.x) == part.blocks.first) write_pinned(a, part.work, kept.total, a.n_leaves[part.work]);
+  __syncthreads();  // the next part sets the shared factors anew
 }
 
 // Works of which the lookup kept no leaf.

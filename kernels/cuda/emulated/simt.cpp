@@ -3,12 +3,14 @@
 #include "kernels/cuda/emulated/simt.hpp"
 
 #include <ucontext.h>
-#include <csetjmp>
 
+#include <algorithm>
 #include <cassert>
+#include <csetjmp>
 #include <deque>
 #include <exception>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -120,17 +122,40 @@ bool can_run(const Fiber& fiber) {
   return !fiber.ended && (!fiber.waits_for || fiber.waits_for->generation != fiber.generation);
 }
 
-void run_fibers(std::vector<Fiber>& fibers) {
+void run(Fiber& fiber) {
+  running = &fiber;
+  switch_to_fiber(fiber);
+  if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+}
+
+// Runs the lanes of one warp in turn until all of them wait for other warps; returns whether any ran.
+bool run_warp(std::span<Fiber> lanes) {
+  bool any = false;
   for (bool progress = true; progress;) {
     progress = false;
-    for (size_t i = 0; i < fibers.size(); ++i) {
-      Fiber& fiber = fibers[settings().ascending ? i : fibers.size() - 1 - i];
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      Fiber& fiber = lanes[settings().ascending ? i : lanes.size() - 1 - i];
       if (!can_run(fiber)) continue;
-      progress = true;
-      running = &fiber;
-      switch_to_fiber(fiber);
-      if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+      progress = any = true;
+      run(fiber);
     }
+  }
+  return any;
+}
+
+// A warp runs ahead of the others as far as barriers let it: what a missing barrier breaks, breaks.
+void run_fibers(std::vector<Fiber>& fibers) {
+  std::vector<std::span<Fiber>> warps;
+  for (size_t first = 0; first < fibers.size();) {
+    size_t end = first + 1;
+    while (end < fibers.size() && fibers[end].warp == fibers[first].warp) ++end;
+    warps.push_back(std::span(fibers).subspan(first, end - first));
+    first = end;
+  }
+  if (!settings().ascending) std::reverse(warps.begin(), warps.end());
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (const std::span<Fiber> warp : warps) progress = run_warp(warp) || progress;
   }
   for (const Fiber& fiber : fibers) {
     if (!fiber.ended) throw std::runtime_error("emulated kernel: a barrier that not all of its threads reach");

@@ -4,8 +4,8 @@
 // its memory model: a kernel that passes here still has to pass on a device.
 //
 // What it catches that a device may hide: shared memory is filled with NaNs before each block; a copy lands as late as
-// allowed or as early as possible, threads run in ascending or descending order (Settings); a barrier that not all
-// threads reach is reported; under AddressSanitizer every access is checked.
+// allowed or as early as possible (Settings); warps run in ascending or descending order, each as far ahead of the others
+// as barriers let it; a barrier that not all threads reach is reported; under AddressSanitizer every access is checked.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@ namespace squeeze::emulated {
 
 struct Settings {
   bool copies_land_late = true;  // when they are waited for; else when they are issued
-  bool ascending = true;         // the order in which threads run between two barriers
+  bool ascending = true;         // the order in which blocks, warps and lanes run
 };
 Settings& settings();
 

@@ -19,6 +19,9 @@ build --calibrate probes:-1
 build --calibrate probes:two
 build --calibrate probes:99999999999
 build --calibrate probes:5
+build --device gpu
+build --device cuda:
+build --device cuda:first
 squeeze-dump --from "$GOLDEN/import/two_layers.safetensors" -o plain.kv.h5 -q > /dev/null || exit 1
 try squeeze-build plain.kv.h5 -o out.sqz.h5 -q --window 20 --calibrate probes
 ls out* 2>/dev/null
