@@ -51,7 +51,8 @@ class Call {
   std::vector<double> scores(int work) const {
     const int kv = work % s_.n_kv_heads, group = s_.n_query_heads / s_.n_kv_heads;
     const int first = work / s_.n_kv_heads * s_.block_tokens, end = std::min(first + s_.block_tokens, s_.n_queries);
-    std::vector<double> out(size_t(n_clusters_of_[size_t(kv)]), 0.0);
+    const auto n_own = static_cast<size_t>(n_clusters_of_[static_cast<size_t>(kv)]);
+    std::vector<double> out(n_own, 0.0);
     for (int row = first * group; row < end * group; ++row) {
       const int head = row / group * s_.n_query_heads + kv * group + row % group;
       std::vector<double> weights;
