@@ -61,7 +61,7 @@ void choose_device(const ToolText& text, const std::string& device) {
     fail_usage("--device {}: expected cpu, cuda or cuda:N", device);
   }
   if (!*text.on_cuda) fail_usage("--device {}: {} computes on the CPU only; use --device cpu", device, text.name);
-  if (const char* problem = cuda_problem()) fail_usage("--device {}: {}; use --device cpu", device, problem);
+  if (const char* problem = cuda_problem()) fail_usage("--device {}: {} (--device cpu needs none)", device, problem);
   select_cuda_device(std::stoi(number));
 }
 

@@ -124,31 +124,17 @@ struct ArgmaxArgs {
   int64_t size;
   int32_t* out;
 };
-struct Largest {
-  float value = -INFINITY;
-  int32_t at = -1;
-  __device__ void add(float other, int32_t index) {
-    const bool first = at < 0 && other == other;
-    if (index >= 0 && (first || other > value || (other == value && index < at))) {
-      value = other;
-      at = index;
-    }
-  }
-};
 __global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
-  auto* of_warps = reinterpret_cast<Largest*>(shared_memory());
+  auto* of_warps = reinterpret_cast<Best*>(shared_memory());
   const float* x = a.x + static_cast<int64_t>(blockIdx.x) * a.size;
-  Largest own;
+  Best own;
   for (int64_t c = threadIdx.x; c < a.size; c += kThreads) own.add(x[c], static_cast<int32_t>(c));
-  for (int other = 1; other < kWarpSize; other *= 2) {
-    const float value = __shfl_xor_sync(kAllLanes, own.value, other);
-    own.add(value, __shfl_xor_sync(kAllLanes, own.at, other));
-  }
+  for (int other = 1; other < kWarpSize; other *= 2) own.add_lane(other);
   if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = own;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (int w = 1; w < kWarps; ++w) own.add(of_warps[w].value, of_warps[w].at);
-  a.out[blockIdx.x] = own.at;
+  for (int w = 1; w < kWarps; ++w) own.add(of_warps[w].score, of_warps[w].index);
+  a.out[blockIdx.x] = own.index;
 }
 
 }  // namespace
@@ -193,7 +179,7 @@ void add(const float* delta, const float* bias, int64_t n, int64_t size, float* 
 void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream) {
   if (n == 0) return;
   launch(argmax_kernel,
-         {.grid_x = static_cast<unsigned>(n), .threads = kThreads, .shared_bytes = kWarps * sizeof(Largest)}, stream,
+         {.grid_x = static_cast<unsigned>(n), .threads = kThreads, .shared_bytes = kWarps * sizeof(Best)}, stream,
          ArgmaxArgs{x, size, out});
 }
 

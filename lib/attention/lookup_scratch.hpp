@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include "lib/attention/keeper.hpp"
 
+#include "lib/attention/keeper.hpp"
 #include "lib/attention/key_stage.hpp"
 
 namespace squeeze {

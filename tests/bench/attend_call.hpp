@@ -19,10 +19,15 @@ class AttendCall {
   void operator()() {
     attention_.clear_tail();
     output_ = attention_.attend({layer_, context_.shape().n_tokens, queries_, tail_, tail_});
+    lookup_ms_ += usage().lookup_ms;
+    attention_ms_ += usage().attention_ms;
     layer_ = (layer_ + 1) % context_.shape().n_layers;
   }
   TensorView output() const { return output_; }              // of the last call
   const Usage& usage() const { return attention_.usage(); }  // of the last call
+  // Of the time of all calls since the share was reset.
+  double lookup_share() const { return lookup_ms_ / (lookup_ms_ + attention_ms_); }
+  void reset_share() { lookup_ms_ = attention_ms_ = 0; }
 
  private:
   const MadeContext& context_;
@@ -30,6 +35,7 @@ class AttendCall {
   Tensor queries_, tail_;
   TensorView output_;
   int layer_ = 0;
+  double lookup_ms_ = 0, attention_ms_ = 0;
 };
 
 // Checks the call against the scalar kernels; returns their time. A lookup's choices between nearly equal keys may

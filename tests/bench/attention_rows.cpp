@@ -36,14 +36,14 @@ void add_rows(Bench& bench, const MadeContext& context, int threads) {
     const Rest rest = setting.bytes > 0 ? Rest::mean : Rest::drop;
     AttendCall call(context, policy_of(context, setting), rest, 1, 0);
     const double scalar_ms = checked_against_scalar(name, call, is_dense ? 1e-4 : 2e-2);
+    call.reset_share();
     const double ms = bench.time([&] { call(); });
     if (is_dense) dense_ms = ms;
     BenchRow row{name, ms, static_cast<double>(call.usage().bytes_read), threads, {}, scalar_ms / ms, {}};
     if (!is_dense) {
       row.vs_dense = dense_ms / ms;
-      const Usage& usage = call.usage();
-      row.note = fmt::format("lookup {:.0f} % of the time, budget {:.2f} %",
-                             100 * usage.lookup_ms / (usage.lookup_ms + usage.attention_ms), 100 * usage.budget());
+      row.note = fmt::format("lookup {:.0f} % of the time, budget {:.2f} %", 100 * call.lookup_share(),
+                             100 * call.usage().budget());
     }
     if (bench.wants(name)) bench.add(std::move(row));
   }

@@ -67,8 +67,7 @@ void prefill_rows(Bench& bench) {
       BenchRow row{name, ms, 0, threads, {}, static_cast<double>(n) * scalar_ms[setting.name] / ms, {}};
       if (setting.name != "dense") {
         row.vs_dense = dense_ms / ms;
-        row.note = fmt::format("lookup {:.0f} % of the time",
-                               100 * call.usage().lookup_ms / (call.usage().lookup_ms + call.usage().attention_ms));
+        row.note = fmt::format("lookup {:.0f} % of the time", 100 * call.lookup_share());
       }
       if (bench.wants(name)) bench.add(std::move(row));
     }

@@ -43,6 +43,9 @@ inline void expect_close(const std::string& what, std::span<const float> found, 
   }
 }
 
+inline constexpr int kUnwrittenByte = 0xf9;  // fills outputs before a call
+inline constexpr int32_t kUnwritten = static_cast<int32_t>(0xf9f9f9f9u);
+
 class Random {
  public:
   explicit Random(uint64_t seed) : engine_(seed) {}

@@ -180,9 +180,10 @@ class Call {
         n_items(n_items_);
     const auto n_works = static_cast<size_t>(s_.n_works());
     const size_t rest_stride = size_t(s_.n_clusters) + 4;
-    const DeviceArray<int32_t> kept(std::vector<int32_t>(n_works * size_t(kept_stride()), -7)), n_kept(n_works);
-    const DeviceArray<int32_t> rest(std::vector<int32_t>(n_works * rest_stride, -7));
-    const DeviceArray<int32_t> n_rest(std::vector<int32_t>(n_works, 2));  // two from the level above
+    const DeviceArray<int32_t> kept(std::vector<int32_t>(n_works * size_t(kept_stride()), kUnwritten)), n_kept(n_works);
+    const DeviceArray<int32_t> rest(std::vector<int32_t>(n_works * rest_stride, kUnwritten));
+    const std::vector<int32_t> n_rest_before(n_works, 2);  // two from the level above
+    const DeviceArray<int32_t> n_rest(n_rest_before);
     const DeviceArray<float> rest_logits(n_works * size_t(s_.group) * rest_stride);
     const DeviceArray<float> cluster_logits(n_works * size_t(s_.group) * size_t(s_.n_clusters));
     const DeviceArray<float> top_logits(n_works * size_t(s_.group));
@@ -222,9 +223,13 @@ class Call {
                                 .top_logits = top_logits.data(),
                                 .workspace = workspace.data()};
     cuda::lookup(args, nullptr);
-    const std::vector<int32_t> once = kept.host();
-    if (!s_.in_play) cuda::lookup(args, nullptr);  // the workspace is fit for a second call
-    expect(kept.host() == once, "a second call keeps something else");
+    const std::vector<int32_t> once = kept.host(), once_rest = rest.host();
+    for (const DeviceArray<int32_t>* out : {&kept, &n_kept, &rest}) {
+      cuda::fill_device(out->data(), kUnwrittenByte, out->size() * sizeof(int32_t), nullptr);
+    }
+    cuda::copy_to_device(n_rest.data(), n_rest_before.data(), n_works * sizeof(int32_t), nullptr);
+    cuda::lookup(args, nullptr);  // the workspace is fit for a second call
+    expect(kept.host() == once && rest.host() == once_rest, "a second call writes something else");
     return {kept.host(),        n_kept.host(),      rest.host(),           n_rest.host(),
             rest_logits.host(), dropped_out.host(), cluster_logits.host(), top_logits.host()};
   }
@@ -269,7 +274,7 @@ class Call {
            "kept other rows");
     const size_t n_before = s_.in_play ? 2 : 0;
     const size_t stride = size_t(s_.n_clusters) + 4;
-    expect(found.n_rest[w] == std::ssize(wanted.rest) + std::ssize(std::vector<int>(n_before)), "number of dropped");
+    expect(found.n_rest[w] == static_cast<int32_t>(wanted.rest.size() + n_before), "number of dropped");
     expect(
         std::equal(wanted.rest.begin(), wanted.rest.end(), found.rest.begin() + std::ptrdiff_t(w * stride + n_before)),
         "dropped other clusters");

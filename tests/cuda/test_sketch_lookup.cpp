@@ -53,7 +53,7 @@ class Call {
     const DeviceArray<int32_t> first_row(first_row_), leaves(leaves_), n_leaves(n_leaves_);
     const auto n_works = static_cast<size_t>(s_.n_works());
     const size_t rest_stride = size_t(s_.n_clusters) + kRestBefore;
-    const DeviceArray<int32_t> rows(std::vector<int32_t>(n_works * size_t(n_tokens()), -7)), n_rows(n_works);
+    const DeviceArray<int32_t> rows(std::vector<int32_t>(n_works * size_t(n_tokens()), kUnwritten)), n_rows(n_works);
     const DeviceArray<int32_t> rest(n_works * rest_stride);
     const DeviceArray<int32_t> n_rest(std::vector<int32_t>(n_works, kRestBefore)), n_rest_out(n_works);
     const DeviceArray<float> rest_logits(n_works * size_t(s_.group) * rest_stride);
@@ -95,6 +95,12 @@ class Call {
                                       .n_rest_out = n_rest_out.data(),
                                       .workspace = workspace.data()};
     cuda::sketch_lookup(args, nullptr);
+    const std::vector<int32_t> once = rows.host();
+    const std::vector<float> once_logits = rest_logits.host();
+    cuda::fill_device(rows.data(), kUnwrittenByte, rows.size() * sizeof(int32_t), nullptr);
+    cuda::fill_device(rest_logits.data(), 0, rest_logits.size() * sizeof(float), nullptr);
+    cuda::sketch_lookup(args, nullptr);  // the same bits again
+    expect(rows.host() == once && rest_logits.host() == once_logits, "a second call writes something else");
     const std::vector<int32_t> all_rows = rows.host(), counts = n_rows.host(), n_rest_found = n_rest_out.host();
     const std::vector<int32_t> all_rest = rest.host();
     const std::vector<float> logits = rest_logits.host();

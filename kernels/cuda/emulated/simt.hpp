@@ -14,6 +14,8 @@
 #include <cstring>
 #include <functional>
 
+#include "kernels/dtype.hpp"
+
 #define __global__
 #define __device__
 #define __host__
@@ -99,13 +101,4 @@ T atomicAdd(T* at, U value) {
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
-inline unsigned __float_as_uint(float value) {
-  unsigned bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-inline float __uint_as_float(unsigned bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+inline unsigned __float_as_uint(float value) { return squeeze::bits_of_float(value); }

@@ -162,17 +162,39 @@ DecodeCall::DecodeCall(const MadeIndex& index, Mode mode, double share)
       std::clamp(0.5 * double(bytes_) / kSketchBytes, 0.0, 0.9 * static_cast<double>(index.n_clustered)));
 }
 
-cuda::LookupArgs DecodeCall::lookup_args(int layer, size_t number) const {
-  const MadeIndex::Level& level = index_.levels[number];
-  const bool is_leaf = number + 1 == index_.levels.size(), is_first = number == 0;
-  const bool for_sketches = is_leaf && mode_ == Mode::sketches;
-  cuda::LookupArgs a = {};
+template <class Args>
+Args DecodeCall::with_queries() const {
+  Args a = {};
   a.queries = queries_.data();
   a.n_works = n_works_;
   a.n_kv_heads = index_.shape.n_kv_heads;
   a.group = group_;
   a.head_dim = kDim;
   a.scale = 1 / std::sqrt(float(kDim));
+  return a;
+}
+
+// Lookups: the rows that are always attended.
+template <class Args>
+void DecodeCall::set_pinned(Args& a) const {
+  a.n_sinks = kSinks;
+  a.n_window = kWindow;
+  a.n_tokens = static_cast<int>(index_.shape.n_tokens);
+}
+
+// Where lookups write what is dropped, and attention reads it; room for the leaves twice.
+template <class Args>
+void DecodeCall::set_rest(Args& a) const {
+  a.rest = rest_.data();
+  a.rest_logits = rest_logits_.data();
+  a.rest_stride = 2 * int64_t{index_.levels.back().n_clusters};
+}
+
+cuda::LookupArgs DecodeCall::lookup_args(int layer, size_t number) const {
+  const MadeIndex::Level& level = index_.levels[number];
+  const bool is_leaf = number + 1 == index_.levels.size(), is_first = number == 0;
+  const bool for_sketches = is_leaf && mode_ == Mode::sketches;
+  auto a = with_queries<cuda::LookupArgs>();
   a.centroids = level.centroids[size_t(layer)].data();
   a.centroid_scales = level.centroid_scales.data();
   a.dtype = DType::i8;
@@ -184,18 +206,14 @@ cuda::LookupArgs DecodeCall::lookup_args(int layer, size_t number) const {
   a.n_items = is_first ? nullptr : n_items_.data();
   a.dropped = is_first ? nullptr : dropped_.data();
   a.max_keys = is_leaf ? max_keys_ : static_cast<int>(std::min<int64_t>(index_.n_clustered, 3 * int64_t{max_keys_}));
-  a.n_sinks = kSinks;
-  a.n_window = kWindow;
-  a.n_tokens = static_cast<int>(index_.shape.n_tokens);
+  set_pinned(a);
   a.kept = !is_leaf ? items_.data() : for_sketches ? leaves_.data() : rows_.data();
   a.kept_stride = !is_leaf || for_sketches ? index_.levels.back().n_clusters : rows_stride_;
   a.n_kept = !is_leaf ? n_items_.data() : for_sketches ? n_leaves_.data() : n_rows_.data();
   a.dropped_out = is_leaf && !for_sketches ? nullptr : dropped_.data();
   if (for_sketches) {
-    a.rest = rest_.data();
-    a.rest_logits = rest_logits_.data();
+    set_rest(a);
     a.n_rest = n_rest_.data();
-    a.rest_stride = 2 * int64_t{level.n_clusters};
     a.cluster_logits = cluster_logits_.data();
     a.top_logits = top_logits_.data();
   }
@@ -205,13 +223,7 @@ cuda::LookupArgs DecodeCall::lookup_args(int layer, size_t number) const {
 
 cuda::SketchLookupArgs DecodeCall::sketch_args(int layer) const {
   const MadeIndex::Level& level = index_.levels.back();
-  cuda::SketchLookupArgs a = {};
-  a.queries = queries_.data();
-  a.n_works = n_works_;
-  a.n_kv_heads = index_.shape.n_kv_heads;
-  a.group = group_;
-  a.head_dim = kDim;
-  a.scale = 1 / std::sqrt(float(kDim));
+  auto a = with_queries<cuda::SketchLookupArgs>();
   a.rotation = index_.rotation.data();
   a.codes = index_.codes[size_t(layer)].data();
   a.scales = index_.sketch_scales.data();
@@ -228,15 +240,11 @@ cuda::SketchLookupArgs DecodeCall::sketch_args(int layer) const {
   a.bytes = bytes_;
   a.sketch_bytes = kSketchBytes;
   a.key_bytes = kKeyBytes;
-  a.n_sinks = kSinks;
-  a.n_window = kWindow;
-  a.n_tokens = static_cast<int>(index_.shape.n_tokens);
   a.rows = rows_.data();
   a.rows_stride = rows_stride_;
   a.n_rows = n_rows_.data();
-  a.rest = rest_.data();
-  a.rest_logits = rest_logits_.data();
-  a.rest_stride = 2 * int64_t{level.n_clusters};
+  set_pinned(a);
+  set_rest(a);
   a.n_rest = n_rest_.data();
   a.n_rest_out = n_rest_out_.data();
   a.workspace = sketch_space_.data();
@@ -244,13 +252,7 @@ cuda::SketchLookupArgs DecodeCall::sketch_args(int layer) const {
 }
 
 cuda::AttendDecodeArgs DecodeCall::attend_args(int layer) const {
-  cuda::AttendDecodeArgs a = {};
-  a.queries = queries_.data();
-  a.n_works = n_works_;
-  a.n_kv_heads = index_.shape.n_kv_heads;
-  a.group = group_;
-  a.head_dim = kDim;
-  a.scale = 1 / std::sqrt(float(kDim));
+  auto a = with_queries<cuda::AttendDecodeArgs>();
   a.dtype = DType::bf16;
   a.keys = index_.keys[size_t(layer)].data();
   a.values = index_.values[size_t(layer)].data();
@@ -261,9 +263,7 @@ cuda::AttendDecodeArgs DecodeCall::attend_args(int layer) const {
   if (mode_ == Mode::sketches) {
     a.value_means = index_.value_means[size_t(layer)].data();
     a.n_clusters = index_.levels.back().n_clusters;
-    a.rest = rest_.data();
-    a.rest_logits = rest_logits_.data();
-    a.rest_stride = 2 * int64_t{index_.levels.back().n_clusters};
+    set_rest(a);
     a.n_rest = n_rest_out_.data();
   }
   a.out = out_.data();

@@ -82,6 +82,12 @@ class DecodeCall {
   double largest_error(int layer) const;
 
  private:
+  template <class Args>
+  Args with_queries() const;
+  template <class Args>
+  void set_pinned(Args& a) const;
+  template <class Args>
+  void set_rest(Args& a) const;
   cuda::LookupArgs lookup_args(int layer, size_t level) const;
   cuda::SketchLookupArgs sketch_args(int layer) const;
   cuda::AttendDecodeArgs attend_args(int layer) const;

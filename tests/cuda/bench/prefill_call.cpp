@@ -39,19 +39,25 @@ PrefillCall::PrefillCall(const MadeIndex& index, int n_queries, double share)
                                                                        kBlockTokens, index.levels.back().n_clusters));
 }
 
+template <class Args>
+Args PrefillCall::with_queries() const {
+  Args a = {};
+  a.queries = queries_.data();
+  a.n_queries = n_queries_;
+  a.n_query_heads = index_.shape.n_query_heads;
+  a.n_kv_heads = index_.shape.n_kv_heads;
+  a.head_dim = kDim;
+  a.scale = scale();
+  a.dtype = DType::bf16;
+  a.block_tokens = kBlockTokens;
+  return a;
+}
+
 void PrefillCall::run_layer(int layer, Stream stream) const {
   const Shape& shape = index_.shape;
   const MadeIndex::Level& leaves = index_.levels.back();
   if (!dense()) {
-    cuda::BlockLookupArgs a = {};
-    a.queries = queries_.data();
-    a.n_queries = n_queries_;
-    a.n_query_heads = shape.n_query_heads;
-    a.n_kv_heads = shape.n_kv_heads;
-    a.head_dim = kDim;
-    a.scale = scale();
-    a.dtype = DType::bf16;
-    a.block_tokens = kBlockTokens;
+    auto a = with_queries<cuda::BlockLookupArgs>();
     a.centroids = index_.leaf_centroids.data();
     a.first_row = leaves.first_row.data();
     a.n_clusters = leaves.n_clusters;
@@ -66,15 +72,7 @@ void PrefillCall::run_layer(int layer, Stream stream) const {
     a.workspace = lookup_space_.data();
     cuda::block_lookup(a, stream);
   }
-  cuda::AttendPrefillArgs a = {};
-  a.queries = queries_.data();
-  a.n_queries = n_queries_;
-  a.n_query_heads = shape.n_query_heads;
-  a.n_kv_heads = shape.n_kv_heads;
-  a.head_dim = kDim;
-  a.scale = scale();
-  a.dtype = DType::bf16;
-  a.block_tokens = kBlockTokens;
+  auto a = with_queries<cuda::AttendPrefillArgs>();
   a.keys = index_.keys[size_t(layer)].data();
   a.values = index_.values[size_t(layer)].data();
   a.n_tokens = shape.n_tokens;

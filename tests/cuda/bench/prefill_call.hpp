@@ -23,6 +23,8 @@ class PrefillCall {
   double largest_error(int layer) const;
 
  private:
+  template <class Args>
+  Args with_queries() const;
   bool dense() const { return max_keys_ < 0; }
 
   const MadeIndex& index_;
