@@ -138,7 +138,7 @@ TEST_SUITE("policy") {
     const auto keys_of = [&](const char* name, double value) {
       const Policy policy = make_policy(name, {.value = value, .calibration = &calibration, .softmax_scale = kScale});
       const Selection selection = apply(policy, 0, 0, head, queries, 1);
-      if (find_policy(name).drops_clusters) check_covers(head, selection);
+      if (find_policy(name).drops_clusters()) check_covers(head, selection);
       return selection.n_keys;
     };
     CHECK(policies().size() == 10);

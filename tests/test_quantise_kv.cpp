@@ -200,7 +200,7 @@ TEST_SUITE("quantise_kv") {
     for (const PolicyEntry& entry : policies()) {
       CAPTURE(entry.name);
       const std::string name = entry.name;
-      const Rest rest = entry.drops_clusters ? Rest::mean : Rest::drop;
+      const Rest rest = entry.drops_clusters() ? Rest::mean : Rest::drop;
       const PolicyInputs inputs{value_of(name), &calibration, model.softmax_scale, rest};
       ContextAttention attention(context, make_policy(name, inputs), rest, 2);
       const TensorView out = attention.attend(tokens.input(kTokens, 0, 3));

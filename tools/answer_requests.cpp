@@ -10,6 +10,7 @@
 #include "formats/hf_model.hpp"
 #include "formats/jsonl.hpp"
 #include "formats/score_json.hpp"
+#include "lib/attention/cuda_attention.hpp"
 #include "lib/core/elapsed.hpp"
 #include "lib/model/generate.hpp"
 #include "tools/context_source.hpp"
@@ -21,13 +22,12 @@ namespace {
 // A model loaded beside the index whose context it attends to.
 class Session {
  public:
-  Session(const AnswerOptions& o, const KvIndex& index, const Policy& policy, const PolicyOptions& policy_options)
-      : model_(o.model),
+  Session(const AnswerOptions& o, const CommonOptions& common, const KvIndex& index, const PolicyOptions& policy)
+      : attentions_(common.cuda() ? on_device(policy, index) : on_cpu(policy, index)),
+        model_(o.model),
         tokenizer_(model_.tokenizer()),
-        transformer_(model_.config(), model_.weights(), parse_precision(o.precision)),
+        transformer_(model_.config(), model_.weights(), operations_for(o.precision, common.cuda())),
         view_(index.view()),
-        attention_(view_, policy, policy_options.rest_mode(), policy_options.query_block),
-        dense_(view_, dense_policy(), Rest::drop),
         n_context_(index.context().n_tokens()) {
     const std::string found = model_.info().model_fingerprint;
     const std::string& expected = index.context().model.model_fingerprint;
@@ -38,6 +38,7 @@ class Session {
           o.model, expected, found);
     }
     transformer_.set_sequence_length(n_context_);
+    attentions_(*this);
   }
 
   // The prompt as it is encoded.
@@ -47,7 +48,7 @@ class Session {
   }
 
   Generation answer(const Request& request, const AnswerOptions& o) {
-    attention_.clear_tail();
+    attention_->clear_tail();
     const std::vector<int32_t> prompt = tokenizer_.encode(prompt_of(request, o), false);
     GenerateOptions options;
     options.sampling = {o.temperature, o.sample_top_k, o.sample_top_p, request.seed.value_or(o.seed)};
@@ -56,31 +57,49 @@ class Session {
     options.stop.insert(options.stop.end(), request.stop.begin(), request.stop.end());
     options.stop_tokens = model_.config().eos_tokens;
     options.chunk = o.chunk;
-    return generate(transformer_, tokenizer_, attention_, prompt, n_context_, options);
+    return generate(transformer_, tokenizer_, *attention_, prompt, n_context_, options);
   }
 
   ScoredAnswer score(const Request& request, const std::string& completion, const AnswerOptions& o,
                      const Progress& progress) {
-    attention_.clear_tail();
-    dense_.clear_tail();
+    attention_->clear_tail();
+    dense_->clear_tail();
     GivenTokens given = encode_given(tokenizer_, prompt_of(request, o), completion);
     const size_t limit = request.max_tokens ? static_cast<size_t>(*request.max_tokens) : given.completion.size();
     given.completion.resize(std::min(given.completion.size(), limit));
-    Score scores = squeeze::score(transformer_, given, n_context_, {o.chunk, o.scoring.chunk, progress}, attention_,
-                                  o.scoring.compare_dense ? &dense_ : nullptr);
+    Score scores = squeeze::score(transformer_, given, n_context_, {o.chunk, o.scoring.chunk, progress}, *attention_,
+                                  o.scoring.compare_dense ? dense_.get() : nullptr);
     return {request.id_json, std::move(given.completion), std::ssize(given.prompt), std::move(scores), usage().budget(),
             usage().kept()};
   }
 
-  const Usage& usage() const { return attention_.usage(); }
+  Usage usage() const { return attention_->usage(); }
 
  private:
+  // The policy is made first (a wrong one is known at once), the attention when the model is there.
+  using Attentions = std::function<void(Session&)>;
+  static Attentions on_cpu(const PolicyOptions& options, const KvIndex& index) {
+    return [policy = make_policy(options, index), options](Session& s) {
+      s.attention_ = std::make_unique<ContextAttention>(s.view_, policy, options.rest_mode(), options.query_block);
+      s.dense_ = std::make_unique<ContextAttention>(s.view_, dense_policy(), Rest::drop);
+    };
+  }
+  static Attentions on_device(const PolicyOptions& options, const KvIndex& index) {
+    return [rules = make_rules(options, index), options](Session& s) {
+      Operations& cuda = s.transformer_.operations();
+      const auto context = upload_context(cuda, s.view_);
+      s.attention_ = cuda_attention(cuda, context, rules, options.rest_mode(), options.query_block);
+      s.dense_ = cuda_attention(cuda, context, dense_rules(), Rest::drop, 0);
+    };
+  }
+
+  Attentions attentions_;
   HfModel model_;
   Tokenizer tokenizer_;
   Transformer transformer_;
   ContextView view_;
-  ContextAttention attention_;
-  ContextAttention dense_;  // reads everything: what scores are compared with
+  std::unique_ptr<TailAttention> attention_;
+  std::unique_ptr<TailAttention> dense_;  // reads everything: what scores are compared with
   int64_t n_context_;
 };
 
@@ -130,7 +149,7 @@ class Run {
 
   std::string generated(const Request& request) {
     const Generation g = session_.answer(request, o_);
-    const Usage& usage = session_.usage();
+    const Usage usage = session_.usage();
     Answer answer{request.id_json,  g.text,       g.tokens,     g.finish_reason,
                   usage.budget(),   usage.kept(), g.prefill_ms, g.decode_ms_per_token,
                   g.n_prompt_tokens};
@@ -237,7 +256,7 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
   bind_scoring(app, o.scoring);
 }
 
-int answer_requests(const AnswerOptions& given, const CommonOptions& common, const KvIndex& index, const Policy& policy,
+int answer_requests(const AnswerOptions& given, const CommonOptions& common, const KvIndex& index,
                     const PolicyOptions& policy_options) {
   AnswerOptions o = given;
   if (o.prompt_template.find("{prompt}") == std::string::npos) fail_usage("--template must contain {{prompt}}");
@@ -246,7 +265,7 @@ int answer_requests(const AnswerOptions& given, const CommonOptions& common, con
 
   const std::set<std::string> answered = o.resume ? resume_answers(o.output) : std::set<std::string>{};
   const auto next_line = request_source(o);
-  Session session(o, index, policy, policy_options);
+  Session session(o, common, index, policy_options);
   LineWriter writer(o.output, {o.force, o.resume});
   Run run(o, common, session);
   const auto start = std::chrono::steady_clock::now();

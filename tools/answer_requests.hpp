@@ -35,6 +35,6 @@ void bind_answers(CLI::App& app, AnswerOptions& options);
 
 // Returns the exit status: 1 if a request could not be answered (its answer line carries an error).
 int answer_requests(const AnswerOptions& options, const CommonOptions& common, const KvIndex& index,
-                    const Policy& policy, const PolicyOptions& policy_options);
+                    const PolicyOptions& policy_options);
 
 }  // namespace squeeze

@@ -6,6 +6,8 @@
 #include "formats/corpus.hpp"
 #include "formats/jsonl.hpp"
 #include "lib/core/error.hpp"
+#include "lib/model/cuda_operations.hpp"
+#include "tools/tool.hpp"
 
 namespace squeeze {
 
@@ -32,8 +34,20 @@ DType parse_dtype(const std::string& name) {
 
 Precision parse_precision(const std::string& name) { return name == "f32" ? Precision::f32 : Precision::bf16; }
 
-ContextSource::ContextSource(const SourceOptions& options)
-    : options_(options), dtype_(parse_dtype(options.dtype)), model_(options.model), tokenizer_(model_.tokenizer()) {
+std::unique_ptr<Operations> operations_for(const std::string& precision, bool cuda) {
+  if (!cuda) return cpu_operations(parse_precision(precision));
+  if (precision == "f32") fail_usage("--precision f32: a CUDA device computes in bf16 (--device cpu has both)");
+  return cuda_operations();
+}
+
+ContextSource::ContextSource(const SourceOptions& options, bool cuda)
+    : options_(options),
+      cuda_(cuda),
+      dtype_(parse_dtype(options.dtype)),
+      model_(options.model),
+      tokenizer_(model_.tokenizer()) {
+  if (cuda && options.precision == "f32") (void)operations_for(options.precision, cuda);
+  if (cuda && dtype_ == DType::f32) fail_usage("--dtype f32: a CUDA device keeps keys and values in bf16 or f16");
   context_.model = model_.info();
   encode(options.context);
   context_.model.rope = config().rope_json(context_.n_tokens());
@@ -86,7 +100,7 @@ int64_t ContextSource::memory_bytes() const {
 void ContextSource::run(int first_layer, Tensor hidden, const std::function<void(const PrefilledLayer&)>& sink,
                         const Progress& progress) {
   if (first_layer == model_.config().n_layers) return;
-  Transformer transformer(model_.config(), model_.weights(), parse_precision(options_.precision));
+  Transformer transformer(model_.config(), model_.weights(), operations_for(options_.precision, cuda_));
   PrefillOptions options;
   options.chunk = options_.chunk;
   options.n_queries = static_cast<int64_t>(query_positions().size());

@@ -30,7 +30,9 @@ void bind_source(CLI::App& app, SourceOptions& options);
 // Loads the model, reads and encodes the text and the probes. Throws if the text is empty.
 class ContextSource {
  public:
-  explicit ContextSource(const SourceOptions& options);
+  // cuda: the forward pass runs on the device. Throws (bad usage) if it does not have the types that the options ask
+  // for.
+  ContextSource(const SourceOptions& options, bool cuda);
 
   const Context& context() const { return context_; }
   DType dtype() const { return dtype_; }
@@ -49,6 +51,7 @@ class ContextSource {
   void encode_probes(const std::string& path);
 
   SourceOptions options_;
+  bool cuda_;
   DType dtype_;
   HfModel model_;
   Tokenizer tokenizer_;
@@ -59,5 +62,7 @@ class ContextSource {
 
 DType parse_dtype(const std::string& name);  // checked by bind_source
 Precision parse_precision(const std::string& name);
+// The forward pass on the device that was chosen. Throws (bad usage) if it does not have the precision.
+std::unique_ptr<Operations> operations_for(const std::string& precision, bool cuda);
 
 }  // namespace squeeze

@@ -45,6 +45,18 @@ NamedPolicy chosen(const PolicyOptions& o) {
   return {"sparsity", o.sparsity};
 }
 
+PolicyInputs inputs_of(const NamedPolicy& policy, Rest rest, const KvIndex& index) {
+  return {policy.value, &index.calibration(), index.context().model.softmax_scale, rest};
+}
+
+void check_dense_layers(const PolicyOptions& options, const KvIndex& index) {
+  for (const int layer : options.dense_layers) {
+    if (layer >= index.context().model.n_layers) {
+      fail_usage("--dense-layers {}: {} has layers 0 to {}", layer, index.path(), index.context().model.n_layers - 1);
+    }
+  }
+}
+
 bool takes_value(const PolicyEntry& entry) { return *entry.value != '\0'; }
 
 }  // namespace
@@ -79,7 +91,7 @@ std::string policy_names() {
 
 Policy make_policy(const NamedPolicy& policy, Rest rest, const KvIndex& index) {
   const NamedPolicy own = resolved(policy, index);
-  return make_policy(own.name, {own.value, &index.calibration(), index.context().model.softmax_scale, rest});
+  return make_policy(own.name, inputs_of(own, rest, index));
 }
 
 std::string PolicyOptions::describe() const { return chosen(*this).describe(); }
@@ -119,18 +131,23 @@ void bind_policy(CLI::App& app, PolicyOptions& options) {
 }
 
 Rest rest_of(const std::string& policy, const std::string& rest) {
-  return rest == "mean" && find_policy(policy).drops_clusters ? Rest::mean : Rest::drop;
+  return rest == "mean" && find_policy(policy).drops_clusters() ? Rest::mean : Rest::drop;
 }
 
 Rest PolicyOptions::rest_mode() const { return rest_of(chosen(*this).name, rest); }
 
 Policy make_policy(const PolicyOptions& options, const KvIndex& index) {
-  for (const int layer : options.dense_layers) {
-    if (layer >= index.context().model.n_layers) {
-      fail_usage("--dense-layers {}: {} has layers 0 to {}", layer, index.path(), index.context().model.n_layers - 1);
-    }
-  }
+  check_dense_layers(options, index);
   return with_dense_layers(make_policy(chosen(options), options.rest_mode(), index), options.dense_layers);
+}
+
+Rules make_rules(const PolicyOptions& options, const KvIndex& index) {
+  check_dense_layers(options, index);
+  const NamedPolicy named = resolved(chosen(options), index);
+  if (!find_policy(named.name).rules || named.name == "top-p") {
+    fail_usage("{}: selects on the CPU only (--device cpu)", named.describe());
+  }
+  return with_dense_layers(make_rules(named.name, inputs_of(named, options.rest_mode(), index)), options.dense_layers);
 }
 
 }  // namespace squeeze

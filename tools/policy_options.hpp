@@ -49,5 +49,7 @@ void bind_policy(CLI::App& app, PolicyOptions& options);
 
 // The policy that the options name. Throws as parse_policy and check_rest do.
 Policy make_policy(const PolicyOptions& options, const KvIndex& index);
+// The same as rules, for a CUDA device. Throws (bad usage), too, if the policy is none.
+Rules make_rules(const PolicyOptions& options, const KvIndex& index);
 
 }  // namespace squeeze

@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 constexpr ToolText kText = {"squeeze-build", "Clusters the keys of a KV dump into a hierarchy and writes the index.",
                             "  squeeze-build manual.kv.h5 -o manual.sqz.h5 --leaf 5% --coarse 1%\n"
                             "  squeeze-build --model Llama-3.1-8B --context manual.txt -o manual.sqz.h5",
-                            "the k-means"};
+                            "the forward pass and the k-means"};
 
 // Where each question begins among the calibration queries: where positions do not ascend.
 std::vector<int64_t> first_queries(std::span<const int32_t> positions) {
@@ -158,7 +158,7 @@ int build_from_text(const BuildOptions& o) {
   SourceOptions source_options = o.source;
   source_options.window = o.index.n_window;
   if (!choice.probes) source_options.probes.clear();
-  ContextSource source(source_options);
+  ContextSource source(source_options, o.common.cuda());
   check_options(index_options(o, source.context().n_tokens()), source.context().n_tokens());
   if (o.dry_run) return dry_run(o, source.context(), source.dtype(), source.memory_bytes());
   std::vector<int64_t> probe_lengths;

@@ -14,7 +14,8 @@ namespace {
 
 constexpr ToolText kText = {"squeeze-dump", "Runs a model over a fixed text and writes its KV cache, layer by layer.",
                             "  squeeze-dump --model Llama-3.1-8B --context manual.txt -o manual.kv.h5\n"
-                            "  squeeze-dump --from other-runtime.safetensors -o manual.kv.h5"};
+                            "  squeeze-dump --from other-runtime.safetensors -o manual.kv.h5",
+                            "the forward pass"};
 
 struct Options {
   CommonOptions common;
@@ -83,7 +84,7 @@ void print_summary(const Options& o, const Context& context, const DumpSpec& spe
 
 int dump_text(const Options& o) {
   if (o.source.model.empty() || o.source.context.empty()) fail_usage("--model and --context are needed (or --from)");
-  ContextSource source(o.source);
+  ContextSource source(o.source, o.common.cuda());
   const DumpSpec spec = {source.dtype(), source.query_positions(), source.probes(), source.probe_texts()};
   if (o.dry_run) {
     print_summary(o, source.context(), spec, source.memory_bytes(), 0);
@@ -104,6 +105,7 @@ int dump_text(const Options& o) {
 }
 
 int import_file(const Options& o) {
+  if (o.common.cuda()) fail_usage("--device {}: an import computes nothing", o.common.device);
   const ImportedDump imported(o.from, parse_dtype(o.source.dtype));
   const DumpSpec spec = {imported.dtype(), imported.query_positions(), {}, {}};
   const auto start = std::chrono::steady_clock::now();

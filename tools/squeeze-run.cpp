@@ -18,7 +18,8 @@ constexpr ToolText kText = {
     "  squeeze-run --index manual.sqz.h5 --model Llama-3.1-8B --sparsity 0.9 questions.jsonl > answers.jsonl\n"
     "  echo 'Question: What is the access code?\n' | squeeze-run --index manual.sqz.h5 --model DIR --text -\n"
     "  squeeze-run --index manual.sqz.h5 --model DIR --score-text appendix.txt --compare-dense\n"
-    "  squeeze-run --index manual.sqz.h5 --queries manual.kv.h5 --sparsity 0.9"};
+    "  squeeze-run --index manual.sqz.h5 --queries manual.kv.h5 --sparsity 0.9",
+    "the forward pass and attention"};
 
 struct Options {
   CommonOptions common;
@@ -73,9 +74,9 @@ int run(const Options& o) {
     fail_usage("name a model (--model DIR) to answer requests, or a dump (--queries DUMP) to replay");
   }
   const KvIndex index(o.index);
-  if (!o.queries.empty()) return replay_queries(o, index);
-  const Policy policy = make_policy(o.policy, index);
-  return answer_requests(o.answers, o.common, index, policy, o.policy);
+  if (o.queries.empty()) return answer_requests(o.answers, o.common, index, o.policy);
+  if (o.common.cuda()) fail_usage("--device {}: recorded queries are replayed on the CPU only", o.common.device);
+  return replay_queries(o, index);
 }
 
 }  // namespace

@@ -148,8 +148,7 @@ void ContextAttention::reserve(int64_t n_tokens) {
   for (Tail& tail : tails_) tail.reserve(context_.model, context_.tail_dtype(), n_tokens - n_context_tokens());
 }
 
-void ContextAttention::check(const AttentionInput& input) const {
-  const ModelInfo& model = context_.model;
+void check_input(const AttentionInput& input, const ModelInfo& model, int64_t n_tokens) {
   if (input.layer < 0 || input.layer >= model.n_layers) {
     fail("attention: layer {} of a context with {} layers", input.layer, model.n_layers);
   }
@@ -160,9 +159,8 @@ void ContextAttention::check(const AttentionInput& input) const {
     fail("attention: queries {} and keys {} do not fit the context's model ({} query heads, {} KV heads of {})",
          input.queries.shape().str(), input.keys.shape().str(), model.n_query_heads, model.n_kv_heads, model.head_dim);
   }
-  const int64_t expected = n_context_tokens() + tails_[static_cast<size_t>(input.layer)].n_tokens;
-  if (input.first_position != expected) {
-    fail("attention: the next token of layer {} has position {}, found {}", input.layer, expected,
+  if (input.first_position != n_tokens) {
+    fail("attention: the next token of layer {} has position {}, found {}", input.layer, n_tokens,
          input.first_position);
   }
 }
@@ -246,7 +244,8 @@ void ContextAttention::write_output() {
 }
 
 TensorView ContextAttention::attend(const AttentionInput& input) {
-  check(input);
+  const auto layer = static_cast<size_t>(input.layer);
+  check_input(input, context_.model, n_context_tokens() + (layer < tails_.size() ? tails_[layer].n_tokens : 0));
   const int64_t n = input.queries.size(0);
   output_.resize(DType::f32, input.queries.shape());
   if (n == 0) return output_;

@@ -22,7 +22,17 @@ struct ContextView {
   DType tail_dtype() const;
 };
 
-class ContextAttention final : public Attention {
+// Attention over a fixed context that requests share, and the tail of one request.
+class TailAttention : public Attention {
+ public:
+  virtual void clear_tail() = 0;  // forgets the tail and the usage: the next request
+  virtual Usage usage() const = 0;
+};
+
+// Throws unless the input fits the model and continues a layer of n_tokens tokens, context included.
+void check_input(const AttentionInput& input, const ModelInfo& model, int64_t n_tokens);
+
+class ContextAttention final : public TailAttention {
  public:
   // `context` outlives this. The tokens of an attend() call select in blocks of query_block tokens (0: all together),
   // one selection per block and KV head. The tail is kept in context.tail_dtype(). Throws if the view's
@@ -34,15 +44,14 @@ class ContextAttention final : public Attention {
   // computes in memory that is kept for the next: about one LookupScratch per KV head.
   TensorView attend(const AttentionInput& input) override;
   void reserve(int64_t n_tokens) override;
-  void clear_tail();  // forgets the tail and the usage: the next request
-  const Usage& usage() const { return usage_; }
+  void clear_tail() override;
+  Usage usage() const override { return usage_; }
   int64_t n_context_tokens() const;
 
  private:
   struct Tail;
-  struct Block;   // query tokens of one KV head that share a selection
-  struct Memory;  // what a call computes in
-  void check(const AttentionInput& input) const;
+  struct Block;                  // query tokens of one KV head that share a selection
+  struct Memory;                 // what a call computes in
   void cut(TensorView queries);  // into blocks
   void make_room(int layer);     // for any lookup and attention of one token
   void look_up(int layer);

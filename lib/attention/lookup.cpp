@@ -17,7 +17,6 @@ namespace squeeze {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr double kMaxSketched = 0.9;  // share of the keys in play whose sketches a byte budget reads
 
 void check_rule(const HeadView& head, const SelectionRule& rule) {
   const size_t n_stages = head.n_stages();

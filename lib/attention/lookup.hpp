@@ -21,6 +21,7 @@ namespace squeeze {
 
 enum class Rule { all, threshold, top_k, top_p, bytes };
 enum class Rest { drop, mean };
+inline constexpr double kMaxSketched = 0.9;  // share of the keys in play whose sketches a byte budget reads
 // The query heads that share a KV head.
 struct QueryGroup {
   GqaSelect select = GqaSelect::group_mean;

@@ -50,62 +50,75 @@ Thresholds pruning(const Calibration& calibration, int64_t n_query_tokens, Thres
   return reused;
 }
 
-// n_query_tokens x group size = rows.
-QueryGroup group_of(const Calibration& calibration, TensorView queries, int64_t n_query_tokens) {
-  return {calibration.gqa, queries.size(0) / n_query_tokens};
-}
-
 // `set` completes a rule that holds the upper stages' thresholds.
 template <class Set>
-Policy pruned_policy(const Calibration& calibration, float softmax_scale, const Set& set) {
+Rules pruned_rules(const Calibration& calibration, const Set& set) {
   const auto own = std::make_shared<const Calibration>(calibration);
-  return [own, softmax_scale, set](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
-                                   LookupScratch& scratch) {
-    SelectionRule& rule = scratch.rule;
-    rule.clear();
+  return [own, set](int, int, const HeadView&, int64_t n_query_tokens, SelectionRule& rule) {
     rule.thresholds = pruning(*own, n_query_tokens, std::move(rule.thresholds));
-    rule.group = group_of(*own, queries, n_query_tokens);
+    rule.group.select = own->gqa;
     set(rule);
-    return select(head, queries, softmax_scale, rule, scratch);
   };
 }
 
-Policy make_dense(const PolicyInputs&) { return dense_policy(); }
+Rules sparsity_rules(const Calibration& calibration, double sparsity) {
+  if (!(sparsity >= 0 && sparsity < 1)) fail("sparsity: expected a value from 0 to below 1, found {}", sparsity);
+  const auto own = std::make_shared<const Calibration>(calibration);
+  return [own, sparsity](int, int, const HeadView&, int64_t n_query_tokens, SelectionRule& rule) {
+    rule.rule = Rule::threshold;
+    rule.thresholds = own->thresholds(sparsity, n_query_tokens, std::move(rule.thresholds));
+    rule.group.select = own->gqa;
+  };
+}
 
-Policy make_sparsity(const PolicyInputs& inputs) {
-  return sparsity_policy(calibration_of(inputs, "sparsity"), inputs.value, inputs.softmax_scale);
+Rules top_k_rules(const Calibration& calibration, int64_t n_keys) {
+  if (n_keys < 1) fail("top-k: expected at least one key, found {}", n_keys);
+  const auto own = std::make_shared<const Calibration>(calibration);
+  return [own, n_keys](int, int, const HeadView& head, int64_t n_query_tokens, SelectionRule& rule) {
+    const double share = static_cast<double>(n_keys) / static_cast<double>(std::max<int64_t>(1, head.n_clustered()));
+    rule.rule = Rule::top_k;
+    rule.thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens, std::move(rule.thresholds));
+    rule.top_k = n_keys;
+    rule.group.select = own->gqa;
+  };
+}
+
+Rules make_dense(const PolicyInputs&) { return dense_rules(); }
+
+Rules make_sparsity(const PolicyInputs& inputs) {
+  return sparsity_rules(calibration_of(inputs, "sparsity"), inputs.value);
 }
 
 // With nothing let through above, thresholds() prunes by the leaves alone.
-Policy make_flat(const PolicyInputs& inputs) {
+Rules make_flat(const PolicyInputs& inputs) {
   Calibration flat = calibration_of(inputs, "flat");
   std::fill(flat.upper_keep.begin(), flat.upper_keep.end(), 0.0);
-  return sparsity_policy(flat, inputs.value, inputs.softmax_scale);
+  return sparsity_rules(flat, inputs.value);
 }
 
-Policy make_threshold(const PolicyInputs& inputs) {
+Rules make_threshold(const PolicyInputs& inputs) {
   const auto threshold = static_cast<float>(checked("threshold", inputs.value, 0, 1));
-  return pruned_policy(calibration_of(inputs, "threshold"), inputs.softmax_scale, [threshold](SelectionRule& rule) {
+  return pruned_rules(calibration_of(inputs, "threshold"), [threshold](SelectionRule& rule) {
     rule.rule = Rule::threshold;
     rule.thresholds.push_back(threshold);
   });
 }
 
-Policy make_top_k(const PolicyInputs& inputs) {
+Rules make_top_k(const PolicyInputs& inputs) {
   const double n_keys = checked("top-k", inputs.value, 1, std::numeric_limits<int32_t>::max());
-  return top_k_policy(calibration_of(inputs, "top-k"), std::llround(n_keys), inputs.softmax_scale);
+  return top_k_rules(calibration_of(inputs, "top-k"), std::llround(n_keys));
 }
 
-Policy make_top_p(const PolicyInputs& inputs) {
+Rules make_top_p(const PolicyInputs& inputs) {
   const double top_p = checked("top-p", inputs.value, 0, 1);
-  return pruned_policy(calibration_of(inputs, "top-p"), inputs.softmax_scale, [top_p](SelectionRule& rule) {
+  return pruned_rules(calibration_of(inputs, "top-p"), [top_p](SelectionRule& rule) {
     rule.rule = Rule::top_p;
     rule.top_p = top_p;
   });
 }
 
-Policy make_budget(const PolicyInputs& inputs) {
-  return budget_policy(calibration_of(inputs, "budget"), inputs.value, inputs.rest, inputs.softmax_scale);
+Rules make_budget(const PolicyInputs& inputs) {
+  return budget_rules(calibration_of(inputs, "budget"), inputs.value, inputs.rest);
 }
 
 Policy make_quest(const PolicyInputs& inputs) { return quest_policy(inputs.value, inputs.softmax_scale); }
@@ -120,10 +133,14 @@ constexpr PolicyEntry kPolicies[] = {
     {"top-k", "number of clustered keys read per KV head", make_top_k},
     {"top-p", "estimated share of the attention to clustered keys that is read", make_top_p},
     {"budget", "share of the KV bytes that is read, index bytes included", make_budget},
-    {"quest", "keys in the best pages of 16 tokens: a share, or a number above 1", make_quest, false},
-    {"window", "most recent keys: a share, or a number above 1", make_window, false},
-    {"oracle", "keys with the largest true attention, an ideal: a share, or a number above 1", make_oracle, false},
+    {"quest", "keys in the best pages of 16 tokens: a share, or a number above 1", nullptr, make_quest},
+    {"window", "most recent keys: a share, or a number above 1", nullptr, make_window},
+    {"oracle", "keys with the largest true attention, an ideal: a share, or a number above 1", nullptr, make_oracle},
 };
+
+bool is_listed(int layer, const std::vector<int>& layers) {
+  return std::find(layers.begin(), layers.end(), layer) != layers.end();
+}
 
 }  // namespace
 
@@ -135,50 +152,33 @@ Selection everything(const HeadView& head, Selection reused) {
   return selection;
 }
 
-Policy dense_policy() {
-  return [](int, int, const HeadView& head, TensorView, int64_t, LookupScratch& scratch) {
-    return everything(head, std::move(scratch.spare));
+Policy policy_of(Rules rules, float softmax_scale) {
+  return [rules = std::move(rules), softmax_scale](int layer, int kv_head, const HeadView& head, TensorView queries,
+                                                   int64_t n_query_tokens, LookupScratch& scratch) {
+    SelectionRule& rule = scratch.rule;
+    rule.clear();
+    rules(layer, kv_head, head, n_query_tokens, rule);
+    rule.group.size = queries.size(0) / n_query_tokens;
+    return select(head, queries, softmax_scale, rule, scratch);
   };
 }
 
+Rules dense_rules() {
+  return [](int, int, const HeadView&, int64_t, SelectionRule&) {};
+}
+
+Policy dense_policy() { return policy_of(dense_rules(), 0); }
+
 Policy sparsity_policy(const Calibration& calibration, double sparsity, float softmax_scale) {
-  if (!(sparsity >= 0 && sparsity < 1)) fail("sparsity: expected a value from 0 to below 1, found {}", sparsity);
-  const auto own = std::make_shared<const Calibration>(calibration);
-  return [own, sparsity, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
-                                        LookupScratch& scratch) {
-    SelectionRule& rule = scratch.rule;
-    rule.clear();
-    rule.rule = Rule::threshold;
-    rule.thresholds = own->thresholds(sparsity, n_query_tokens, std::move(rule.thresholds));
-    rule.group = group_of(*own, queries, n_query_tokens);
-    return select(head, queries, softmax_scale, rule, scratch);
-  };
+  return policy_of(sparsity_rules(calibration, sparsity), softmax_scale);
 }
 
 Policy rule_policy(const SelectionRule& rule, float softmax_scale) {
-  return [rule, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
-                               LookupScratch& scratch) {
-    SelectionRule& own = scratch.rule;
-    own = rule;
-    own.group.size = queries.size(0) / n_query_tokens;
-    return select(head, queries, softmax_scale, own, scratch);
-  };
+  return policy_of([rule](int, int, const HeadView&, int64_t, SelectionRule& own) { own = rule; }, softmax_scale);
 }
 
 Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softmax_scale) {
-  if (n_keys < 1) fail("top-k: expected at least one key, found {}", n_keys);
-  const auto own = std::make_shared<const Calibration>(calibration);
-  return [own, n_keys, softmax_scale](int, int, const HeadView& head, TensorView queries, int64_t n_query_tokens,
-                                      LookupScratch& scratch) {
-    const double share = static_cast<double>(n_keys) / static_cast<double>(std::max<int64_t>(1, head.n_clustered()));
-    SelectionRule& rule = scratch.rule;
-    rule.clear();
-    rule.rule = Rule::top_k;
-    rule.thresholds = own->thresholds(std::max(0.0, 1 - share), n_query_tokens, std::move(rule.thresholds));
-    rule.top_k = n_keys;
-    rule.group = group_of(*own, queries, n_query_tokens);
-    return select(head, queries, softmax_scale, rule, scratch);
-  };
+  return policy_of(top_k_rules(calibration, n_keys), softmax_scale);
 }
 
 Policy with_dense_layers(Policy policy, std::vector<int> layers) {
@@ -186,9 +186,16 @@ Policy with_dense_layers(Policy policy, std::vector<int> layers) {
   return [policy = std::move(policy), layers = std::move(layers)](int layer, int kv_head, const HeadView& head,
                                                                   TensorView queries, int64_t n_query_tokens,
                                                                   LookupScratch& scratch) {
-    const bool is_dense = std::find(layers.begin(), layers.end(), layer) != layers.end();
-    if (is_dense) return everything(head, std::move(scratch.spare));
+    if (is_listed(layer, layers)) return everything(head, std::move(scratch.spare));
     return policy(layer, kv_head, head, queries, n_query_tokens, scratch);
+  };
+}
+
+Rules with_dense_layers(Rules rules, std::vector<int> layers) {
+  if (layers.empty()) return rules;
+  return [rules = std::move(rules), layers = std::move(layers)](int layer, int kv_head, const HeadView& head,
+                                                                int64_t n_query_tokens, SelectionRule& rule) {
+    if (!is_listed(layer, layers)) rules(layer, kv_head, head, n_query_tokens, rule);
   };
 }
 
@@ -203,6 +210,15 @@ const PolicyEntry& find_policy(const std::string& name) {
   fail("unknown policy '{}': expected one of {}", name, fmt::join(names, ", "));
 }
 
-Policy make_policy(const std::string& name, const PolicyInputs& inputs) { return find_policy(name).make(inputs); }
+Policy make_policy(const std::string& name, const PolicyInputs& inputs) {
+  const PolicyEntry& entry = find_policy(name);
+  return entry.rules ? policy_of(entry.rules(inputs), inputs.softmax_scale) : entry.policy(inputs);
+}
+
+Rules make_rules(const std::string& name, const PolicyInputs& inputs) {
+  const PolicyEntry& entry = find_policy(name);
+  if (!entry.rules) fail("policy {} chooses keys one by one, which is done on the CPU only (--device cpu)", name);
+  return entry.rules(inputs);
+}
 
 }  // namespace squeeze

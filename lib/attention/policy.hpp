@@ -14,6 +14,14 @@ namespace squeeze {
 using Policy = std::function<Selection(int layer, int kv_head, const HeadView& head, TensorView queries,
                                        int64_t n_query_tokens, LookupScratch& scratch)>;
 
+// The policies that are a rule of lookup.hpp for each head: what select_clusters applies on the CPU, and the kernels on
+// a CUDA device. Sets `rule`, which is a cleared one, but for the size of its group.
+using Rules =
+    std::function<void(int layer, int kv_head, const HeadView& head, int64_t n_query_tokens, SelectionRule& rule)>;
+Policy policy_of(Rules rules, float softmax_scale);
+
+Rules dense_rules();
+
 // Every clustered row, nothing scored. reused: an old selection, for its memory.
 Selection everything(const HeadView& head, Selection reused = {});
 
@@ -26,8 +34,9 @@ Policy rule_policy(const SelectionRule& rule, float softmax_scale);
 // calibrated for that share of the keys.
 Policy top_k_policy(const Calibration& calibration, int64_t n_keys, float softmax_scale);
 
-// `policy`, but everything in the listed layers.
+// The same, but everything in the listed layers.
 Policy with_dense_layers(Policy policy, std::vector<int> layers);
+Rules with_dense_layers(Rules rules, std::vector<int> layers);
 
 // What the policies of the table below are made from.
 struct PolicyInputs {
@@ -37,17 +46,22 @@ struct PolicyInputs {
   Rest rest = Rest::drop;
 };
 
-// A new baseline is one file with a Policy and one line in the table.
+// A new baseline is one file with a Policy (or Rules) and one line in the table.
 struct PolicyEntry {
-  const char* name;   // "sparsity": --policy sparsity:VALUE
-  const char* value;  // what the value means; empty if it takes none
-  Policy (*make)(const PolicyInputs& inputs);
-  bool drops_clusters = true;  // false: chooses keys, so that Rest::mean finds no cluster to count
+  const char* name;                            // "sparsity": --policy sparsity:VALUE
+  const char* value;                           // what the value means; empty if it takes none
+  Rules (*rules)(const PolicyInputs& inputs);  // null: not a rule, but
+  Policy (*policy)(const PolicyInputs& inputs) =
+      nullptr;  // one that chooses keys: Rest::mean finds no cluster to count
+
+  bool drops_clusters() const { return rules != nullptr; }
 };
 std::span<const PolicyEntry> policies();
 // Throws, listing the names, if there is no such policy.
 const PolicyEntry& find_policy(const std::string& name);
 // Throws, too, if the value is out of range.
 Policy make_policy(const std::string& name, const PolicyInputs& inputs);
+// Throws, too, if the policy is not a rule.
+Rules make_rules(const std::string& name, const PolicyInputs& inputs);
 
 }  // namespace squeeze

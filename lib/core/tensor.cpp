@@ -3,6 +3,7 @@
 
 #include <fmt/ranges.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -52,13 +53,22 @@ TensorView TensorView::slice(int64_t begin, int64_t end) const {
   return {at(begin * shape_.tail().n_elements()), dtype_, sliced};
 }
 
-Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape) { allocate(n_bytes()); }
+const MemorySpace& host_memory() {
+  static constexpr MemorySpace kHost{[](size_t bytes) { return std::aligned_alloc(64, bytes); },
+                                     [](void* memory) { std::free(memory); }};
+  return kHost;
+}
+
+Tensor::Tensor(DType dtype, Shape shape, const MemorySpace& space)
+    : data_(nullptr, ReleaseMemory{&space}), dtype_(dtype), shape_(shape) {
+  allocate(n_bytes());
+}
 
 void Tensor::allocate(size_t n_bytes) {
   const size_t bytes = (n_bytes + 63) / 64 * 64;
   if (bytes == 0) return;
   data_.reset();  // first: the content is not copied, so that both need not fit
-  data_.reset(std::aligned_alloc(64, bytes));
+  data_.reset(data_.get_deleter().space->allocate(bytes));
   if (!data_) fail("out of memory: could not allocate {} bytes for a tensor of shape {}", bytes, shape_.str());
   capacity_ = bytes;
 }

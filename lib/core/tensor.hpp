@@ -3,7 +3,6 @@
 
 #include <cassert>
 #include <cstdint>
-#include <cstdlib>
 #include <initializer_list>
 #include <memory>
 #include <span>
@@ -69,11 +68,23 @@ class TensorView {
   Shape shape_;
 };
 
+// Where tensors live. Only the operations of a device may touch the bytes of its memory.
+struct MemorySpace {
+  void* (*allocate)(size_t bytes);  // 64-byte aligned; null, or an exception, if there is not so much
+  void (*release)(void* memory);
+};
+const MemorySpace& host_memory();
+struct ReleaseMemory {
+  const MemorySpace* space = &host_memory();
+  void operator()(void* memory) const { space->release(memory); }
+};
+
 // Owns 64-byte aligned, uninitialised (or zeroed) memory. Moves; copies only by clone().
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType dtype, Shape shape);
+  explicit Tensor(const MemorySpace& space) : data_(nullptr, ReleaseMemory{&space}) {}
+  Tensor(DType dtype, Shape shape, const MemorySpace& space = host_memory());
   static Tensor zeros(DType dtype, Shape shape);
 
   // Another type and shape; the content is lost. The memory stays if it is large enough, and grows by half more than
@@ -100,12 +111,9 @@ class Tensor {
   size_t n_bytes() const { return static_cast<size_t>(n_elements()) * size_of(dtype_); }
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
   void allocate(size_t n_bytes);
 
-  std::unique_ptr<void, Free> data_;
+  std::unique_ptr<void, ReleaseMemory> data_;
   size_t capacity_ = 0;  // bytes, if there is data
   DType dtype_ = DType::f32;
   Shape shape_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lib/core/tensor.hpp"
-#include "lib/model/transformer.hpp"
+#include "lib/model/operations.hpp"
 
 namespace squeeze {
 

@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
-#include "lib/attention/dense_cache.hpp"
 #include "lib/core/error.hpp"
 
 namespace squeeze {
@@ -18,69 +16,81 @@ struct Extent {
   int64_t n_queries;  // the last ones, recorded
 };
 
-// One sequence of one layer: its keys and values in the type that attention reads, its queries as recorded.
-KvLayer allocate(const ModelConfig& c, Extent extent, DType working, DType recorded) {
-  return {.keys = Tensor(working, {c.n_kv_heads, extent.n_tokens, c.head_dim}),
-          .values = Tensor(working, {c.n_kv_heads, extent.n_tokens, c.head_dim}),
-          .queries = Tensor(recorded, {c.n_query_heads, extent.n_queries, c.head_dim})};
-}
+// The types of keys and values that attention reads, and of what is recorded.
+struct Types {
+  DType working, recorded;
+};
 
 // The attention of one layer during the prefill: the context's rows, or a probe's rows behind the whole context.
 class LayerAttention final : public Attention {
  public:
-  LayerAttention(const ModelConfig& config, Extent context, DType working, DType recorded)
+  LayerAttention(const ModelConfig& config, Operations& ops, Extent context, Types types)
       : config_(config),
+        ops_(ops),
         n_tokens_(context.n_tokens),
-        working_(working),
-        recorded_(recorded),
-        context_(allocate(config, context, working, recorded)) {}
+        types_(types),
+        context_(allocate(context)),
+        output_(ops.memory()) {}
 
-  void start_probe(int64_t n_tokens) {
-    probes_.push_back(allocate(config_, {n_tokens, n_tokens}, working_, recorded_));
-  }
+  void start_probe(int64_t n_tokens) { probes_.push_back(allocate({n_tokens, n_tokens})); }
 
   TensorView attend(const AttentionInput& input) override {
     const bool in_context = input.first_position < n_tokens_;
     KvLayer& sequence = in_context ? context_ : probes_.back();
     const int64_t first_row = input.first_position - (in_context ? 0 : n_tokens_);
-    store_rows(input.keys, first_row, sequence.keys);
-    store_rows(input.values, first_row, sequence.values);
+    ops_.store_rows(input.keys, first_row, sequence.keys);
+    ops_.store_rows(input.values, first_row, sequence.values);
     record_queries(input.queries, first_row, sequence);
     const int64_t n_rows = first_row + input.queries.size(0);
-    const std::array<CachePart, 2> parts{CachePart{context_.keys, context_.values, in_context ? n_rows : n_tokens_},
-                                         CachePart{sequence.keys, sequence.values, in_context ? 0 : n_rows}};
-    causal_attention(input.queries, parts, config_.softmax_scale(), scratch_, output_);
+    const CachePart own{sequence.keys, sequence.values, n_rows};
+    const std::array<CachePart, 2> parts{CachePart{context_.keys, context_.values, n_tokens_}, own};
+    ops_.causal_attention(input.queries, in_context ? std::span(&own, 1) : std::span<const CachePart>(parts),
+                          config_.softmax_scale(), output_);
     return output_;
   }
 
   // The recorded layer; this is empty afterwards.
-  PrefilledLayer finish(int layer, TensorView hidden) {
-    PrefilledLayer done{.layer = layer, .context = finish(std::move(context_)), .probes = {}, .hidden = hidden};
+  PrefilledLayer finish(int layer) {
+    PrefilledLayer done{.layer = layer, .context = finish(std::move(context_)), .probes = {}, .hidden = {}};
     for (KvLayer& probe : probes_) done.probes.push_back(finish(std::move(probe)));
     return done;
   }
 
  private:
-  static void record_queries(TensorView queries, int64_t first_row, KvLayer& sequence) {
+  // One sequence: its keys and values in the type that attention reads, its queries as recorded.
+  KvLayer allocate(Extent extent) const {
+    const Shape rows{config_.n_kv_heads, extent.n_tokens, config_.head_dim};
+    return {
+        .keys = Tensor(types_.working, rows, ops_.memory()),
+        .values = Tensor(types_.working, rows, ops_.memory()),
+        .queries = Tensor(types_.recorded, {config_.n_query_heads, extent.n_queries, config_.head_dim}, ops_.memory())};
+  }
+
+  void record_queries(TensorView queries, int64_t first_row, KvLayer& sequence) {
     const int64_t first_recorded = sequence.keys.size(1) - sequence.queries.size(1);
     const int64_t skipped = std::clamp<int64_t>(first_recorded - first_row, 0, queries.size(0));
     if (skipped == queries.size(0)) return;
-    store_rows(queries.slice(skipped, queries.size(0)), first_row + skipped - first_recorded, sequence.queries);
+    ops_.store_rows(queries.slice(skipped, queries.size(0)), first_row + skipped - first_recorded, sequence.queries);
   }
 
   KvLayer finish(KvLayer sequence) const {
-    if (working_ == recorded_) return sequence;
-    return {.keys = convert(sequence.keys, recorded_),
-            .values = convert(sequence.values, recorded_),
-            .queries = std::move(sequence.queries)};
+    return {.keys = recorded(std::move(sequence.keys)),
+            .values = recorded(std::move(sequence.values)),
+            .queries = recorded(std::move(sequence.queries))};
+  }
+  // On the host, in the recorded type.
+  Tensor recorded(Tensor rows) const {
+    const TensorView host = ops_.download(rows);
+    if (host.data() == rows.data() && rows.dtype() == types_.recorded) return rows;
+    return convert(host, types_.recorded);
   }
 
   const ModelConfig& config_;
+  Operations& ops_;
   int64_t n_tokens_;
-  DType working_, recorded_;
+  Types types_;
   KvLayer context_;
   std::vector<KvLayer> probes_;
-  CausalScratch scratch_;
   Tensor output_;
 };
 
@@ -119,17 +129,10 @@ void check(const Transformer& transformer, const Lengths& lengths, const Prefill
 }
 
 // [n_tokens of the context and of all probes, hidden]
-Tensor embed_all(const Transformer& transformer, std::span<const int32_t> tokens, const Probes& probes, int64_t n) {
-  Tensor hidden(DType::f32, {n, transformer.config().hidden_size});
-  int64_t row = 0;
-  const auto append = [&](std::span<const int32_t> sequence) {
-    const Tensor embedded = transformer.embed(sequence);
-    std::memcpy(hidden.at(row * hidden.size(1)), embedded.data(), embedded.n_bytes());
-    row += embedded.size(0);
-  };
-  append(tokens);
-  for (const auto& probe : probes) append(probe);
-  return hidden;
+Tensor embed_all(const Transformer& transformer, std::span<const int32_t> tokens, const Probes& probes) {
+  std::vector<int32_t> all(tokens.begin(), tokens.end());
+  for (const auto& probe : probes) all.insert(all.end(), probe.begin(), probe.end());
+  return transformer.embed(all);
 }
 
 }  // namespace
@@ -141,12 +144,13 @@ void prefill(Transformer& transformer, std::span<const int32_t> tokens, const Pr
   transformer.set_sequence_length(lengths.context);
   const int n_layers = transformer.config().n_layers;
   const Extent context{lengths.context, std::min(options.n_queries, lengths.context)};
-  const DType working = transformer.precision() == Precision::f32 ? DType::f32 : options.dtype;
+  Operations& ops = transformer.operations();
+  const Types types{transformer.precision() == Precision::f32 ? DType::f32 : options.dtype, options.dtype};
   Tensor hidden =
-      options.first_layer > 0 ? std::move(options.hidden) : embed_all(transformer, tokens, probes, lengths.all());
+      options.first_layer > 0 ? ops.upload(std::move(options.hidden)) : embed_all(transformer, tokens, probes);
 
   for (int layer = options.first_layer; layer < n_layers; ++layer) {
-    LayerAttention attention(transformer.config(), context, working, options.dtype);
+    LayerAttention attention(transformer.config(), ops, context, types);
     int64_t row = 0;
     const auto run = [&](int64_t first_position, int64_t n_tokens) {
       for (int64_t done = 0; done < n_tokens; done += options.chunk) {
@@ -165,7 +169,9 @@ void prefill(Transformer& transformer, std::span<const int32_t> tokens, const Pr
       attention.start_probe(static_cast<int64_t>(probe.size()));
       run(lengths.context, static_cast<int64_t>(probe.size()));
     }
-    sink(attention.finish(layer, hidden));
+    PrefilledLayer done = attention.finish(layer);
+    done.hidden = ops.download(hidden);
+    sink(done);
   }
 }
 

@@ -59,8 +59,9 @@ struct Scorer {
   // What the transformer returns is valid until it computes again, so that copies are compared.
   // A pass over tokens [begin, end), which predicts tokens [begin + 1, end + 1).
   void pass(int64_t begin, int64_t end, TokenScores& scores) {
-    const Tensor hidden = timed([&] { return hidden_states(begin, end, attention); }).clone();
-    const Tensor dense_hidden = dense ? hidden_states(begin, end, *dense).clone() : Tensor();
+    Operations& ops = transformer.operations();
+    const Tensor hidden = ops.clone(timed([&] { return hidden_states(begin, end, attention); }));
+    const Tensor dense_hidden = dense ? ops.clone(hidden_states(begin, end, *dense)) : Tensor();
     for (int64_t first = 0; first < end - begin; first += kLogitRows) {
       const int64_t last = std::min(end - begin, first + kLogitRows);
       const Tensor logits = timed([&] { return transformer.logits(hidden.view().slice(first, last)); }).clone();

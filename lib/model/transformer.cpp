@@ -1,146 +1,109 @@
 // The forward pass: pre-norm attention and SwiGLU blocks over residual hidden states in float32.
 #include "lib/model/transformer.hpp"
 
-#include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
-#include "lib/core/parallel.hpp"
-#include "lib/model/linear.hpp"
-#include "lib/model/rope.hpp"
 
 namespace squeeze {
 namespace {
 
-constexpr int64_t kTokenBlock = 16;
-constexpr int64_t kElementBlock = 1 << 14;
-
-Tensor small_f32(TensorView view) { return view.data() ? convert(view, DType::f32) : Tensor(); }
-
 TensorView reshaped(TensorView view, Shape shape) { return {view.data(), view.dtype(), shape}; }
 
-// The vectors of a layer (norm weights and biases) in float32; the matrices stay mapped.
+// The weights of a layer where the operations read them: vectors (norms and biases) in float32.
 struct Layer {
-  explicit Layer(const LayerWeights& w)
-      : matrices(w),
-        attention_norm(small_f32(w.attention_norm)),
-        mlp_norm(small_f32(w.mlp_norm)),
-        q_norm(small_f32(w.q_norm)),
-        k_norm(small_f32(w.k_norm)),
-        q_bias(small_f32(w.q_bias)),
-        k_bias(small_f32(w.k_bias)),
-        v_bias(small_f32(w.v_bias)),
-        o_bias(small_f32(w.o_bias)),
-        gate_bias(small_f32(w.gate_bias)),
-        up_bias(small_f32(w.up_bias)),
-        down_bias(small_f32(w.down_bias)) {}
+  Layer(const LayerWeights& w, Operations& ops)
+      : q(ops.matrix(w.q)),
+        k(ops.matrix(w.k)),
+        v(ops.matrix(w.v)),
+        o(ops.matrix(w.o)),
+        gate(ops.matrix(w.gate)),
+        up(ops.matrix(w.up)),
+        down(ops.matrix(w.down)),
+        attention_norm(ops.vector(w.attention_norm)),
+        mlp_norm(ops.vector(w.mlp_norm)),
+        q_norm(ops.vector(w.q_norm)),
+        k_norm(ops.vector(w.k_norm)),
+        q_bias(ops.vector(w.q_bias)),
+        k_bias(ops.vector(w.k_bias)),
+        v_bias(ops.vector(w.v_bias)),
+        o_bias(ops.vector(w.o_bias)),
+        gate_bias(ops.vector(w.gate_bias)),
+        up_bias(ops.vector(w.up_bias)),
+        down_bias(ops.vector(w.down_bias)) {}
 
-  LayerWeights matrices;
+  TensorView q, k, v, o, gate, up, down;
   Tensor attention_norm, mlp_norm, q_norm, k_norm;
   Tensor q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
 };
 
-void rms_norm(const float* x, int64_t n, const Tensor& weight, float eps, Tensor& out) {
-  const int64_t size = weight.n_elements();
-  out.resize(DType::f32, {n, size});
-  parallel_blocks(n, kTokenBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      kernels().rms_norm(x + i * size, weight.f32(), size, eps, out.f32() + i * size);
-    }
-  });
-}
-
-void add(const Tensor& delta, float* hidden) {
-  parallel_blocks(delta.n_elements(), kElementBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) hidden[i] += delta.f32()[i];
-  });
-}
-
-// QK-norm (if `norm` has weights) and RoPE of one token's heads, in place.
-void finish_heads(float* heads, int n_heads, int64_t dim, const Tensor& norm, float eps, const float* cosines,
-                  const float* sines) {
-  for (int head = 0; head < n_heads; ++head) {
-    float* x = heads + head * dim;
-    if (norm.data()) kernels().rms_norm(x, norm.f32(), dim, eps, x);
-    kernels().rope(x, dim, cosines, sines);
-  }
-}
-
 }  // namespace
 
 struct Transformer::Impl {
-  Impl(const ModelConfig& c, const ModelWeights& w, Precision p)
+  Impl(const ModelConfig& c, const ModelWeights& w, std::unique_ptr<Operations> operations)
       : config(c),
-        precision(p),
+        ops(std::move(operations)),
         rope(c.rope, c.head_dim),
-        embedding(w.embedding),
-        lm_head(w.lm_head),
-        final_norm(small_f32(w.final_norm)),
-        input(p) {
-    for (const LayerWeights& layer : w.layers) layers.emplace_back(layer);
+        embedding(ops->matrix(w.embedding)),
+        lm_head(w.lm_head.data() == w.embedding.data() ? embedding : ops->matrix(w.lm_head)),
+        final_norm(ops->vector(w.final_norm)) {
+    for (const LayerWeights& layer : w.layers) layers.emplace_back(layer, *ops);
   }
 
   void embed(std::span<const int32_t> tokens, Tensor& out) const;
-  // Of the tokens in `normed`, to `delta`.
-  void attend(const Layer& layer, int index, int64_t first_position, Attention& attention);
-  void run_mlp(const Layer& layer);
-  void rotate(const Layer& layer, int64_t first_position);
+  // Of normalised tokens x, to `delta`.
+  void attend(const Layer& layer, TensorView x, int index, int64_t first_position, Attention& attention);
+  void run_mlp(const Layer& layer, TensorView x);
 
   ModelConfig config;
-  Precision precision;
+  std::unique_ptr<Operations> ops;
   Rope rope;
   TensorView embedding, lm_head;
   Tensor final_norm;
   std::vector<Layer> layers;
 
+  Tensor buffer() const { return Tensor(ops->memory()); }
   // What a pass computes in, kept from one to the next.
-  LinearInput input;
-  Tensor hidden, normed, q, k, v, gate, up, delta, logits;
+  Tensor hidden = buffer(), q = buffer(), k = buffer(), v = buffer(), gate = buffer(), up = buffer(), delta = buffer(),
+         logits = buffer();
 };
 
-void Transformer::Impl::rotate(const Layer& layer, int64_t first_position) {
-  const int64_t dim = config.head_dim;
-  parallel_blocks(q.size(0), kTokenBlock, [&](int64_t begin, int64_t end) {
-    float cosines[kMaxHeadDim / 2], sines[kMaxHeadDim / 2];
-    for (int64_t i = begin; i < end; ++i) {
-      rope.angles(first_position + i, cosines, sines);
-      finish_heads(q.f32() + i * q.size(1), config.n_query_heads, dim, layer.q_norm, config.rms_norm_eps, cosines,
-                   sines);
-      finish_heads(k.f32() + i * k.size(1), config.n_kv_heads, dim, layer.k_norm, config.rms_norm_eps, cosines, sines);
-    }
-  });
-}
-
-void Transformer::Impl::attend(const Layer& layer, int index, int64_t first_position, Attention& attention) {
-  const int64_t n = normed.size(0), dim = config.head_dim;
-  const TensorView x = input.of(normed);
-  linear(x, layer.matrices.q, layer.q_bias, q);
-  linear(x, layer.matrices.k, layer.k_bias, k);
-  linear(x, layer.matrices.v, layer.v_bias, v);
-  rotate(layer, first_position);
+void Transformer::Impl::attend(const Layer& layer, TensorView x, int index, int64_t first_position,
+                               Attention& attention) {
+  const int64_t n = x.size(0), dim = config.head_dim;
+  ops->linear(x, layer.q, layer.q_bias, q);
+  ops->linear(x, layer.k, layer.k_bias, k);
+  ops->linear(x, layer.v, layer.v_bias, v);
+  ops->rotate({.rope = rope,
+               .first_position = first_position,
+               .head_dim = dim,
+               .queries = q,
+               .keys = k,
+               .query_norm = layer.q_norm,
+               .key_norm = layer.k_norm,
+               .eps = config.rms_norm_eps});
   const TensorView attended = attention.attend({.layer = index,
                                                 .first_position = first_position,
                                                 .queries = reshaped(q, {n, config.n_query_heads, dim}),
                                                 .keys = reshaped(k, {n, config.n_kv_heads, dim}),
                                                 .values = reshaped(v, {n, config.n_kv_heads, dim})});
-  const TensorView heads = input.of(reshaped(attended, {n, config.n_query_heads * dim}));
-  linear(heads, layer.matrices.o, layer.o_bias, delta);
+  const TensorView heads = ops->rounded(reshaped(attended, {n, config.n_query_heads * dim}));
+  ops->linear(heads, layer.o, layer.o_bias, delta);
 }
 
-void Transformer::Impl::run_mlp(const Layer& layer) {
-  const TensorView x = input.of(normed);
-  linear(x, layer.matrices.gate, layer.gate_bias, gate);
-  linear(x, layer.matrices.up, layer.up_bias, up);
-  parallel_blocks(gate.n_elements(), kElementBlock, [&](int64_t begin, int64_t end) {
-    kernels().swiglu(gate.f32() + begin, up.f32() + begin, end - begin, gate.f32() + begin);
-  });
-  linear(input.of(gate), layer.matrices.down, layer.down_bias, delta);
+void Transformer::Impl::run_mlp(const Layer& layer, TensorView x) {
+  ops->linear(x, layer.gate, layer.gate_bias, gate);
+  ops->linear(x, layer.up, layer.up_bias, up);
+  ops->linear(ops->gated(gate, up), layer.down, layer.down_bias, delta);
 }
 
 Transformer::Transformer(const ModelConfig& config, const ModelWeights& weights, Precision precision)
-    : impl_(std::make_unique<Impl>(config, weights, precision)) {}
+    : Transformer(config, weights, cpu_operations(precision)) {}
+Transformer::Transformer(const ModelConfig& config, const ModelWeights& weights, std::unique_ptr<Operations> operations)
+    : impl_(std::make_unique<Impl>(config, weights, std::move(operations))) {}
 Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
-Precision Transformer::precision() const { return impl_->precision; }
+Precision Transformer::precision() const { return impl_->ops->precision(); }
+Operations& Transformer::operations() const { return *impl_->ops; }
 void Transformer::set_sequence_length(int64_t n_tokens) { impl_->rope.set_sequence_length(n_tokens); }
 int64_t Transformer::sequence_length() const { return impl_->rope.sequence_length(); }
 
@@ -155,20 +118,17 @@ void Transformer::check_length(int64_t n_tokens) const {
 }
 
 void Transformer::Impl::embed(std::span<const int32_t> tokens, Tensor& out) const {
-  const int64_t n = static_cast<int64_t>(tokens.size()), size = config.hidden_size;
-  out.resize(DType::f32, {n, size});
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t token = tokens[static_cast<size_t>(i)];
+  for (const int32_t token : tokens) {
     if (token < 0 || token >= config.vocab_size) {
       fail("token {} is not in the model's vocabulary of {}; does the tokenizer belong to the model?", token,
            config.vocab_size);
     }
-    kernels().to_f32(embedding[token].data(), embedding.dtype(), size, out.f32() + i * size);
   }
+  ops->embed(embedding, tokens, out);
 }
 
 Tensor Transformer::embed(std::span<const int32_t> tokens) const {
-  Tensor out;
+  Tensor out = impl_->buffer();
   impl_->embed(tokens, out);
   return out;
 }
@@ -178,19 +138,19 @@ void Transformer::forward_layer(int layer, int64_t first_position, Attention& at
   if (n == 0) return;
   check_length(first_position + n);
   const Layer& weights = impl_->layers.at(static_cast<size_t>(layer));
+  Operations& ops = operations();
   const float eps = config().rms_norm_eps;
-  rms_norm(hidden, n, weights.attention_norm, eps, impl_->normed);
-  impl_->attend(weights, layer, first_position, attention);
-  add(impl_->delta, hidden);
-  rms_norm(hidden, n, weights.mlp_norm, eps, impl_->normed);
-  impl_->run_mlp(weights);
-  add(impl_->delta, hidden);
+  const TensorView x(hidden, DType::f32, {n, config().hidden_size});
+  impl_->attend(weights, ops.normalised(x, weights.attention_norm, eps), layer, first_position, attention);
+  ops.add(impl_->delta, hidden);
+  impl_->run_mlp(weights, ops.normalised(x, weights.mlp_norm, eps));
+  ops.add(impl_->delta, hidden);
 }
 
 TensorView Transformer::logits(TensorView hidden) const {
-  rms_norm(hidden.f32(), hidden.size(0), impl_->final_norm, config().rms_norm_eps, impl_->normed);
-  linear(impl_->input.of(impl_->normed), impl_->lm_head, {}, impl_->logits);
-  return impl_->logits;
+  Operations& ops = operations();
+  ops.linear(ops.normalised(hidden, impl_->final_norm, config().rms_norm_eps), impl_->lm_head, {}, impl_->logits);
+  return ops.download(impl_->logits);
 }
 
 TensorView Transformer::hidden_states(std::span<const int32_t> tokens, int64_t first_position,

@@ -8,21 +8,24 @@
 
 #include "lib/attention/attention.hpp"
 #include "lib/model/config.hpp"
+#include "lib/model/operations.hpp"
 #include "lib/model/weights.hpp"
 
 namespace squeeze {
-
-enum class Precision { f32, bf16 };
 
 // What it returns as a view is valid until the next call of any function that computes. One pass at a time.
 class Transformer {
  public:
   // The weights' memory outlives this. bf16: matmuls take bf16 inputs and accumulate in float32; the rest is float32.
   Transformer(const ModelConfig& config, const ModelWeights& weights, Precision precision);
+  // The same on another device: hidden states and what attention gets and returns are in its memory, logits on the
+  // host.
+  Transformer(const ModelConfig& config, const ModelWeights& weights, std::unique_ptr<Operations> operations);
   ~Transformer();
 
   const ModelConfig& config() const;
   Precision precision() const;
+  Operations& operations() const;
 
   // Fixes the RoPE frequencies for a sequence of this many tokens ("dynamic" scaling depends on it; it never shrinks).
   void set_sequence_length(int64_t n_tokens);
@@ -34,7 +37,7 @@ class Transformer {
   Tensor embed(std::span<const int32_t> tokens) const;
   // One layer over n consecutive tokens, in place. hidden: f32 [n, hidden].
   void forward_layer(int layer, int64_t first_position, Attention& attention, float* hidden, int64_t n) const;
-  // f32 [n, vocab] from hidden states f32 [n, hidden] after the last layer.
+  // f32 [n, vocab], on the host, from hidden states f32 [n, hidden] after the last layer.
   TensorView logits(TensorView hidden) const;
 
   // All layers over consecutive tokens: f32 [n, hidden], what logits() takes. Throws if there are no tokens.

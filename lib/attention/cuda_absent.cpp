@@ -1,0 +1,17 @@
+// The answer of builds without CUDA.
+#include "kernels/cuda/cuda.hpp"
+#include "lib/attention/cuda_attention.hpp"
+#include "lib/core/error.hpp"
+#include "lib/model/cuda_operations.hpp"
+
+namespace squeeze {
+
+std::unique_ptr<Operations> cuda_operations() { fail("{}", cuda_problem()); }
+
+std::shared_ptr<const CudaContext> upload_context(Operations&, const ContextView&) { fail("{}", cuda_problem()); }
+
+std::unique_ptr<TailAttention> cuda_attention(Operations&, std::shared_ptr<const CudaContext>, Rules, Rest, int64_t) {
+  fail("{}", cuda_problem());
+}
+
+}  // namespace squeeze

@@ -1,0 +1,24 @@
+// Attention over a fixed context and a tail on a CUDA device: ContextAttention by the kernels of kernels/cuda.
+#pragma once
+
+#include <memory>
+
+#include "lib/attention/context_attention.hpp"
+#include "lib/model/operations.hpp"
+
+namespace squeeze {
+
+struct CudaContext;
+
+// The context in device memory, for any number of attentions. `cuda`: made by cuda_operations(). `context` outlives
+// what is returned, and its row types are changed as CudaContext says. Throws if it does not fit.
+std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const ContextView& context);
+
+// Selects as ContextAttention does, with these differences: blocks of query tokens have at most 16 query rows per KV
+// head (16 / group size tokens); with upper levels, a budget counts on what its rule expects them to let through; a
+// level above the leaves, or a leaf, that no longer fits a number of keys ends the choice. Usage has no times. Inputs
+// and outputs are device memory.
+std::unique_ptr<TailAttention> cuda_attention(Operations& cuda, std::shared_ptr<const CudaContext> context, Rules rules,
+                                              Rest rest, int64_t query_block);
+
+}  // namespace squeeze

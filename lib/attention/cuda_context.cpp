@@ -1,0 +1,206 @@
+// Layer by layer, row by row: types are changed on the way where the device's differ.
+#include "lib/attention/cuda_context.hpp"
+
+#include <algorithm>
+
+#include "kernels/cuda/attend_decode.hpp"
+#include "kernels/kernels.hpp"
+#include "lib/core/error.hpp"
+#include "lib/index/sketch.hpp"
+
+namespace squeeze {
+namespace {
+
+constexpr int64_t kRowsAtOnce = 8192;
+constexpr int64_t kSpareBytes = int64_t{1} << 30;  // for what a pass computes in
+
+bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
+
+DType device_type(const ContextView& context) {
+  const DType dtype = context.tail_dtype();
+  return is_half(dtype) ? dtype : DType::bf16;
+}
+
+void check_shape(const ContextView& context) {
+  const ModelInfo& model = context.model;
+  const int dim = model.head_dim;
+  if (dim != 64 && dim != 96 && dim != 128 && dim != 256) {
+    fail("attention on a CUDA device takes heads of 64, 96, 128 or 256 dimensions, found {}", dim);
+  }
+  if (model.group_size() > cuda::kMaxGroup) {
+    fail("attention on a CUDA device takes up to {} query heads per KV head, found {}", cuda::kMaxGroup,
+         model.group_size());
+  }
+}
+
+// What a layer takes on the device, up to rounding.
+int64_t layer_bytes(const std::vector<HeadView>& heads) {
+  int64_t bytes = 0;
+  for (const HeadView& head : heads) {
+    const int64_t dim = head.keys.size(1);
+    bytes += head.n_tokens() * dim * 4;
+    for (const LevelView& level : head.levels) bytes += level.n_clusters() * (dim * 4 + 16);
+    if (head.sketches.bits > 0) bytes += head.n_clustered() * sketch_bytes(head.sketches.bits, dim);
+  }
+  return bytes;
+}
+
+void check_memory(const ContextView& context) {
+  int64_t needed = kSpareBytes;
+  for (const std::vector<HeadView>& heads : context.layers) needed += layer_bytes(heads);
+  const auto free = static_cast<int64_t>(cuda::free_device_bytes());
+  if (needed > free) {
+    fail(
+        "the context and what attention computes in take {} MiB of device memory, and {} MiB are free beside the "
+        "model; "
+        "use --device cpu, or a shorter context",
+        needed >> 20, free >> 20);
+  }
+}
+
+class Uploader {
+ public:
+  Uploader(DType dtype, const CudaStream& stream) : dtype_(dtype), stream_(stream) {}
+
+  // As dtype_.
+  void rows(const ScaledRows& from, void* to) {
+    const int64_t n = from.rows.size(0), dim = from.rows.size(1);
+    if (from.rows.dtype() == dtype_) return stream_.upload(from.rows.data(), from.rows.n_bytes(), to);
+    for (int64_t begin = 0; begin < n; begin += kRowsAtOnce) {
+      const int64_t end = std::min(n, begin + kRowsAtOnce);
+      wide_.resize(DType::f32, {end - begin, dim});
+      narrow_.resize(dtype_, {end - begin, dim});
+      from.widen(begin, end, wide_.f32());
+      kernels().from_f32(wide_.f32(), wide_.n_elements(), dtype_, narrow_.data());
+      stream_.upload(narrow_.data(), narrow_.n_bytes(), static_cast<uint16_t*>(to) + begin * dim);
+    }
+  }
+
+  CudaLevel level(const std::vector<HeadView>& heads, size_t number, bool own_numbers) {
+    CudaLevel level;
+    level.dtype = heads[0].levels[number].centroids.dtype() == DType::i8 ? DType::i8 : dtype_;
+    std::vector<int32_t> counts;
+    for (const HeadView& head : heads) {
+      counts.push_back(static_cast<int32_t>(head.levels[number].n_clusters()));
+      level.n_clusters = std::max(level.n_clusters, static_cast<int>(counts.back()));
+    }
+    level.n_clusters_of.filled(counts, stream_);
+    bounds(heads, number, own_numbers, level);
+    centroids(heads, number, level);
+    return level;
+  }
+
+ private:
+  void bounds(const std::vector<HeadView>& heads, size_t number, bool own_numbers, CudaLevel& level) {
+    const size_t stride = static_cast<size_t>(level.n_clusters) + 1;
+    std::vector<int32_t> first_row(heads.size() * stride), first_child(first_row.size());
+    for (size_t h = 0; h < heads.size(); ++h) {
+      const LevelView& from = heads[h].levels[number];
+      for (size_t i = 0; i < stride; ++i) {
+        const size_t last = std::min(i, from.first_row.size() - 1);
+        first_row[h * stride + i] = from.first_row[last];
+        first_child[h * stride + i] = own_numbers ? static_cast<int32_t>(last) : from.first_child[last];
+      }
+      for (int64_t i = 0; i < from.n_clusters(); ++i) level.largest = std::max(level.largest, from.n_rows(i));
+    }
+    level.first_row.filled(first_row, stream_);
+    level.first_child.filled(first_child, stream_);
+  }
+
+  void centroids(const std::vector<HeadView>& heads, size_t number, CudaLevel& level) {
+    const size_t n = static_cast<size_t>(level.n_clusters), dim = static_cast<size_t>(heads[0].keys.size(1));
+    const size_t head_bytes = n * dim * size_of(level.dtype);
+    char* to = level.centroids.resized(heads.size() * head_bytes);
+    cuda::fill_device(to, 0, heads.size() * head_bytes, stream_.get());
+    std::vector<float> scales(level.dtype == DType::i8 ? heads.size() * n : 0);
+    for (size_t h = 0; h < heads.size(); ++h) {
+      const LevelView& from = heads[h].levels[number];
+      if (level.dtype == DType::i8) {
+        stream_.upload(from.centroids.data(), from.centroids.n_bytes(), to + h * head_bytes);
+        std::ranges::copy(from.centroid_scales, scales.begin() + static_cast<std::ptrdiff_t>(h * n));
+      } else {
+        rows(from.centroid_rows(), to + h * head_bytes);
+      }
+    }
+    if (!scales.empty()) level.centroid_scales.filled(scales, stream_);
+  }
+
+  DType dtype_;
+  const CudaStream& stream_;
+  Tensor wide_, narrow_;
+};
+
+// The head as it is on the device: its sizes and types.
+HeadView without_data(const HeadView& head, DType dtype) {
+  HeadView out = head;
+  out.keys = TensorView(nullptr, dtype, head.keys.shape());
+  out.values = TensorView(nullptr, dtype, head.values.shape());
+  out.key_scales = out.value_scales = {};
+  for (LevelView& level : out.levels) {
+    level.value_means = TensorView(nullptr, dtype, level.value_means.shape());
+    level.value_scales = {};
+    if (level.centroids.dtype() != DType::i8) level.centroids = TensorView(nullptr, dtype, level.centroids.shape());
+  }
+  return out;
+}
+
+CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, const CudaStream& stream) {
+  Uploader uploader(dtype, stream);
+  CudaLayer layer;
+  const HeadView& first = heads[0];
+  const auto n_heads = static_cast<int64_t>(heads.size()), dim = first.keys.size(1), n_tokens = first.n_tokens();
+  layer.keys.resized(static_cast<size_t>(n_heads * n_tokens * dim));
+  layer.values.resized(static_cast<size_t>(n_heads * n_tokens * dim));
+  for (int64_t h = 0; h < n_heads; ++h) {
+    const HeadView& head = heads[static_cast<size_t>(h)];
+    uploader.rows(head.key_rows(), layer.keys.data() + h * n_tokens * dim);
+    uploader.rows(head.value_rows(), layer.values.data() + h * n_tokens * dim);
+    layer.heads.push_back(without_data(head, dtype));
+  }
+  for (size_t i = 0; i < first.levels.size(); ++i) {
+    layer.levels.push_back(uploader.level(heads, i, i + 1 == first.levels.size()));
+    layer.levels.back().first_mean = layer.n_means;
+    layer.n_means += layer.levels.back().n_clusters;
+  }
+  layer.value_means.resized(static_cast<size_t>(n_heads * layer.n_means * dim));
+  const int bits = first.sketches.bits;
+  const int64_t code_bytes = sketch_code_bytes(bits, dim), n_clustered = first.n_clustered();
+  layer.codes.resized(static_cast<size_t>(n_heads * n_clustered * code_bytes));
+  layer.sketch_scales.resized(static_cast<size_t>(bits > 0 ? n_heads * n_clustered : 0));
+  for (int64_t h = 0; h < n_heads; ++h) {
+    const HeadView& head = heads[static_cast<size_t>(h)];
+    for (size_t i = 0; i < head.levels.size(); ++i) {
+      const int64_t mean = h * layer.n_means + layer.levels[i].first_mean;
+      uploader.rows(head.levels[i].value_rows(), layer.value_means.data() + mean * dim);
+    }
+    if (bits == 0) continue;
+    stream.upload(head.sketches.codes, static_cast<size_t>(n_clustered * code_bytes),
+                  layer.codes.data() + h * n_clustered * code_bytes);
+    stream.upload(head.sketches.scales, static_cast<size_t>(n_clustered) * sizeof(uint16_t),
+                  layer.sketch_scales.data() + h * n_clustered);
+  }
+  return layer;
+}
+
+}  // namespace
+
+CudaContext upload_context(const ContextView& context, const CudaStream& stream) {
+  check_shape(context);
+  check_memory(context);
+  CudaContext out;
+  out.model = context.model;
+  out.dtype = device_type(context);
+  out.n_tokens = context.layers[0][0].n_tokens();
+  const SketchView& sketches = context.layers[0][0].sketches;
+  if (sketches.bits > 0) {
+    stream.upload(sketches.rotation.data(), sketches.rotation.n_bytes(),
+                  out.rotation.resized(static_cast<size_t>(sketches.rotation.n_elements())));
+  }
+  for (const std::vector<HeadView>& heads : context.layers) {
+    out.layers.push_back(upload_layer(heads, out.dtype, stream));
+  }
+  cuda::synchronize(stream.get());
+  return out;
+}
+
+}  // namespace squeeze

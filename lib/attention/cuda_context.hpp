@@ -1,0 +1,52 @@
+// An indexed context in the memory of a CUDA device.
+#pragma once
+
+#include <vector>
+
+#include "lib/attention/context_attention.hpp"
+#include "lib/core/cuda_device.hpp"
+
+namespace squeeze {
+
+// One level of one layer; arrays have the stride of the head that has most clusters.
+struct CudaLevel {
+  int n_clusters = 0;
+  int32_t largest = 0;                // keys of its largest cluster
+  int first_mean = 0;                 // of its value means, among those of all levels
+  DType dtype = DType::bf16;          // of the centroids: as keys and values, or i8
+  CudaBuffer<char> centroids;         // [n_kv_heads, n_clusters, head_dim]
+  CudaBuffer<float> centroid_scales;  // [n_kv_heads, n_clusters] if i8
+  CudaBuffer<int32_t> first_row;      // [n_kv_heads, n_clusters + 1]
+  CudaBuffer<int32_t> first_child;    // the same; of leaves their own numbers
+  CudaBuffer<int32_t> n_clusters_of;  // [n_kv_heads]
+};
+
+struct CudaLayer {
+  std::vector<HeadView> heads;         // as they are on the device, without data: for rules, and for counting bytes
+  CudaBuffer<uint16_t> keys, values;   // [n_kv_heads, n_tokens, head_dim]
+  std::vector<CudaLevel> levels;       // coarsest first
+  int n_means = 0;                     // value means per head, level by level
+  CudaBuffer<uint16_t> value_means;    // [n_kv_heads, n_means, head_dim]
+  CudaBuffer<uint8_t> codes;           // of the sketches: [n_kv_heads, n_clustered, bits * head_dim / 8]
+  CudaBuffer<uint16_t> sketch_scales;  // f16 [n_kv_heads, n_clustered]
+
+  int32_t n_sinks() const { return heads[0].n_sinks; }
+  int32_t n_window() const { return heads[0].n_window; }
+  int64_t n_clustered() const { return heads[0].n_clustered(); }
+  int sketch_bits() const { return heads[0].sketches.bits; }
+};
+
+// Keys, values and value means are bf16 or f16: the view's type, and for others bf16 (i8: the type of its tail).
+struct CudaContext {
+  ModelInfo model;
+  DType dtype = DType::bf16;
+  int64_t n_tokens = 0;
+  CudaBuffer<float> rotation;  // of the sketches, [head_dim, head_dim]
+  std::vector<CudaLayer> layers;
+};
+
+// Copies a context to the device; the view's row bounds are read as long as the result lives. Throws if the device has
+// not enough memory, or its kernels do not support the shape.
+CudaContext upload_context(const ContextView& context, const CudaStream& stream);
+
+}  // namespace squeeze

@@ -1,0 +1,184 @@
+// Arguments of lookup() and sketch_lookup(), and the buffers between them.
+#include "lib/attention/cuda_lookup.hpp"
+
+#include "kernels/cuda/forward_ops.hpp"
+#include "kernels/cuda/lookup.hpp"
+#include "kernels/cuda/sketch_lookup.hpp"
+#include "lib/index/sketch.hpp"
+
+namespace squeeze {
+
+CudaLookup::CudaLookup(const CudaContext& context, Rest rest, const CudaStream& stream)
+    : context_(context), rest_(rest), stream_(stream), levels_(context.layers[0].levels.size()) {
+  clear_usage();
+}
+
+template <class Args>
+Args CudaLookup::arguments(const float* queries, int64_t n_works, int group) const {
+  Args a = {};
+  a.queries = queries;
+  a.n_works = static_cast<int>(n_works);
+  a.n_kv_heads = context_.model.n_kv_heads;
+  a.group = group;
+  a.head_dim = context_.model.head_dim;
+  a.scale = context_.model.softmax_scale;
+  a.n_tokens = static_cast<int>(context_.n_tokens);
+  if (rest_ == Rest::mean) {
+    a.rest = rest_list_.data();
+    a.rest_logits = rest_logits_.data();
+    a.n_rest = n_rest_.data();
+  }
+  return a;
+}
+
+int64_t CudaLookup::bytes_per_work(const CudaLayer& layer, const CudaPlan& plan, int group) const {
+  int64_t floats = plan.most_rows + int64_t{2} * layer.n_means * group;  // rows; rest and cluster logits
+  for (const CudaLevel& level : layer.levels) floats += int64_t{level.n_clusters} * (group + 2);
+  if (plan.sketches) floats += layer.n_clustered() * (group + 2) / 2;
+  return 4 * floats;
+}
+
+void CudaLookup::look_up(const CudaLayer& layer, const CudaPlan& plan, size_t number, const float* queries,
+                         int64_t n_works, int group) {
+  const CudaLevel& level = layer.levels[number];
+  const bool leaves = number + 1 == layer.levels.size(), to_rows = leaves && !plan.sketches;
+  const auto works = static_cast<size_t>(n_works), rows = works * static_cast<size_t>(group);
+  auto a = arguments<cuda::LookupArgs>(queries, n_works, group);
+  a.centroids = level.centroids.data();
+  a.centroid_scales = level.dtype == DType::i8 ? level.centroid_scales.data() : nullptr;
+  a.dtype = level.dtype;
+  a.first_row = level.first_row.data();
+  a.first_child = to_rows ? nullptr : level.first_child.data();
+  a.n_clusters = level.n_clusters;
+  a.n_clusters_of = level.n_clusters_of.data();
+  if (number > plan.first_level) {
+    a.items = levels_[number - 1].items.data();
+    a.n_items = levels_[number - 1].n_items.data();
+    a.dropped = levels_[number - 1].dropped.data();
+  }
+  a.threshold = plan.levels[number].threshold;
+  a.max_keys = -1;
+  a.max_keys_of = plan.levels[number].keys_of.data();
+  a.n_sinks = layer.n_sinks();
+  a.n_window = layer.n_window();
+  Level& own = levels_[number];
+  a.kept_stride = to_rows ? plan.most_rows : leaves ? level.n_clusters : layer.levels[number + 1].n_clusters;
+  a.kept = (to_rows ? rows_ : own.items).resized(works * static_cast<size_t>(a.kept_stride));
+  a.n_kept = (to_rows ? n_rows_ : own.n_items).resized(works);
+  a.rest_stride = layer.n_means + layer.levels.back().n_clusters;
+  a.rest_offset = level.first_mean;
+  if (!to_rows) a.dropped_out = own.dropped.resized(rows * 2);
+  if (leaves && plan.sketches) {
+    a.cluster_logits = cluster_logits_.resized(rows * static_cast<size_t>(level.n_clusters));
+    a.top_logits = top_logits_.resized(rows);
+  }
+  a.workspace = own.space.of(cuda::lookup_workspace_bytes(a.n_works, group, level.n_clusters),
+                             {n_works, group, level.n_clusters}, stream_);
+  cuda::lookup(a, stream_.get());
+}
+
+void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works,
+                             int group) {
+  const CudaLevel& leaves = layer.levels.back();
+  const Level& in_play = levels_.back();
+  const HeadView& head = layer.heads[0];
+  const auto works = static_cast<size_t>(n_works);
+  auto a = arguments<cuda::SketchLookupArgs>(queries, n_works, group);
+  a.rotation = context_.rotation.data();
+  a.codes = layer.codes.data();
+  a.scales = layer.sketch_scales.data();
+  a.bits = layer.sketch_bits();
+  a.n_clustered = layer.n_clustered();
+  a.first_row = leaves.first_row.data();
+  a.n_clusters = leaves.n_clusters;
+  a.leaves = in_play.items.data();
+  a.leaves_stride = leaves.n_clusters;
+  a.n_leaves = in_play.n_items.data();
+  a.cluster_logits = cluster_logits_.data();
+  a.top_logits = top_logits_.data();
+  a.dropped = in_play.dropped.data();
+  a.bytes_of = plan.bytes_of.data();
+  a.max_keys_of = plan.keys.keys_of.data();
+  a.by_threshold = !a.bytes_of && !a.max_keys_of;
+  a.threshold = plan.keys.threshold;
+  a.sketch_bytes = static_cast<int>(sketch_bytes(a.bits, context_.model.head_dim));
+  a.key_bytes = static_cast<int>(kv_bytes(head));
+  a.n_sinks = layer.n_sinks();
+  a.n_window = layer.n_window();
+  a.rows_stride = plan.most_rows;
+  a.rows = rows_.resized(works * static_cast<size_t>(a.rows_stride));
+  a.n_rows = n_rows_.resized(works);
+  a.n_candidates = n_candidates_.resized(works);
+  a.rest_stride = layer.n_means + leaves.n_clusters;
+  a.rest_offset = leaves.first_mean;
+  a.n_rest_out = n_rest_after_.resized(works);
+  a.workspace =
+      sketch_space_.of(cuda::sketch_lookup_workspace_bytes(a.n_works, group, layer.n_clustered(), leaves.n_clusters),
+                       {n_works, group, layer.n_clustered(), leaves.n_clusters}, stream_);
+  cuda::sketch_lookup(a, stream_.get());
+}
+
+void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works) {
+  cuda::CountArgs a = {};
+  a.n = static_cast<int>(n_works);
+  const auto add = [&](const int32_t* counts, Count total) {
+    a.counts[a.n_counts] = counts;
+    a.totals[a.n_counts++] = totals_.data() + total;
+    if (a.n_counts < cuda::CountArgs::kMost) return;
+    cuda::add_counts(a, stream_.get());
+    a.n_counts = 0;
+  };
+  add(n_rows_.data(), kRows);
+  for (size_t i = plan.first_level; i + 1 < layer.levels.size(); ++i) add(levels_[i].n_items.data(), kScored);
+  if (plan.sketches) add(n_candidates_.data(), kSketches);
+  if (rest_ == Rest::mean) add((plan.sketches ? n_rest_after_ : n_rest_).data(), kRest);
+  if (a.n_counts > 0) cuda::add_counts(a, stream_.get());
+  pinned_ += n_works * (layer.n_sinks() + layer.n_window());
+  for (const HeadView& head : layer.heads) {
+    scored_at_top_ += head.levels[plan.first_level].n_clusters() * (n_works / context_.model.n_kv_heads);
+  }
+}
+
+CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works,
+                                 int group) {
+  const auto works = static_cast<size_t>(n_works);
+  const size_t rest_stride = static_cast<size_t>(layer.n_means + layer.levels.back().n_clusters);
+  if (rest_ == Rest::mean) {
+    rest_list_.resized(works * rest_stride);
+    rest_logits_.resized(works * static_cast<size_t>(group) * rest_stride);
+    n_rest_.resized(works);
+  }
+  for (size_t i = plan.first_level; i < layer.levels.size(); ++i) look_up(layer, plan, i, queries, n_works, group);
+  if (plan.sketches) choose_keys(layer, plan, queries, n_works, group);
+  count(layer, plan, n_works);
+  CudaSelection out = {};
+  out.rows = rows_.data();
+  out.rows_stride = plan.most_rows;
+  out.n_rows = n_rows_.data();
+  if (rest_ == Rest::mean) {
+    out.rest = rest_list_.data();
+    out.rest_logits = rest_logits_.data();
+    out.rest_stride = static_cast<int64_t>(rest_stride);
+    out.n_rest = plan.sketches ? n_rest_after_.data() : n_rest_.data();
+  }
+  return out;
+}
+
+void CudaLookup::add_usage(const CudaLayer& layer, Usage& usage) const {
+  int64_t totals[kCounts];
+  stream_.download(totals_.data(), sizeof totals, totals);
+  const HeadView& head = layer.heads[0];
+  usage.keys_selected += totals[kRows] - pinned_;
+  usage.bytes_read += (totals[kRows] - pinned_) * kv_bytes(head);
+  if (head.levels.empty()) return;
+  const LevelView& level = head.levels.front();
+  usage.bytes_read += (totals[kScored] + scored_at_top_) * centroid_bytes(level) + totals[kRest] * mean_bytes(level) +
+                      totals[kSketches] * sketch_bytes(head.sketches.bits, context_.model.head_dim);
+}
+
+void CudaLookup::clear_usage() {
+  cuda::fill_device(totals_.resized(kCounts), 0, kCounts * sizeof(int64_t), stream_.get());
+  scored_at_top_ = pinned_ = 0;
+}
+
+}  // namespace squeeze

@@ -1,0 +1,63 @@
+// The launches of one layer's lookup for works of query rows: levels, then sketches; and what they read.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "lib/attention/cuda_plan.hpp"
+
+namespace squeeze {
+
+// What the lookup leaves in device memory for attend_decode. A work is one KV head of one block of query tokens.
+struct CudaSelection {
+  const int32_t* rows;  // [n_works, rows_stride]
+  int64_t rows_stride;
+  const int32_t* n_rows;  // [n_works]
+  const int32_t* rest;    // [n_works, rest_stride] value means; null: dropped
+  const float* rest_logits;
+  int64_t rest_stride;
+  const int32_t* n_rest;
+};
+
+class CudaLookup {
+ public:
+  CudaLookup(const CudaContext& context, Rest rest, const CudaStream& stream);
+
+  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads.
+  CudaSelection select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group);
+
+  // Device memory that a work takes: what limits how many may be looked up at once.
+  int64_t bytes_per_work(const CudaLayer& layer, const CudaPlan& plan, int group) const;
+
+  // Adds the keys selected so far, and the bytes of these and of the index; waits for the device.
+  void add_usage(const CudaLayer& layer, Usage& usage) const;
+  void clear_usage();
+
+ private:
+  enum Count { kRows, kScored, kSketches, kRest, kCounts };
+
+  struct Level {  // what is in play at a level
+    CudaBuffer<int32_t> items, n_items;
+    CudaBuffer<float> dropped;
+    CudaWorkspace space;
+  };
+  template <class Args>
+  Args arguments(const float* queries, int64_t n_works, int group) const;
+  void look_up(const CudaLayer& layer, const CudaPlan& plan, size_t number, const float* queries, int64_t n_works,
+               int group);
+  void choose_keys(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group);
+  void count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works);
+
+  const CudaContext& context_;
+  Rest rest_;
+  const CudaStream& stream_;
+  std::vector<Level> levels_;  // [i]: what level i lets through
+  CudaBuffer<int32_t> rows_, n_rows_, rest_list_, n_rest_, n_rest_after_, n_candidates_;
+  CudaBuffer<float> rest_logits_, cluster_logits_, top_logits_;
+  CudaWorkspace sketch_space_;
+  CudaBuffer<int64_t> totals_;
+  int64_t scored_at_top_ = 0;  // centroids of first levels: all of them, every time
+  int64_t pinned_ = 0;         // rows in the lists that were not selected
+};
+
+}  // namespace squeeze

@@ -1,0 +1,13 @@
+// The forward pass on the selected CUDA device: matrix products of bf16 inputs, the rest in float32.
+#pragma once
+
+#include <memory>
+
+#include "lib/model/operations.hpp"
+
+namespace squeeze {
+
+// Precision::bf16; the weights are copied to the device, as bf16. Throws if this build or this machine has no CUDA.
+std::unique_ptr<Operations> cuda_operations();
+
+}  // namespace squeeze
