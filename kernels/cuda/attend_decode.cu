@@ -174,14 +174,21 @@ size_t attend_decode_workspace_bytes(int n_works, int group, int head_dim) {
   return sizeof(float) * (counters + slots * static_cast<size_t>(group) * (static_cast<size_t>(head_dim) + 2));
 }
 
-void attend_decode(const AttendDecodeArgs& a, Stream stream) {
-  if (a.n_works == 0) return;
-  if (a.group < 1 || a.group > kMaxGroup || a.n_works < 0 || a.n_works > 1 << 10) {
+void attend_decode(const AttendDecodeArgs& args, Stream stream) {
+  if (args.n_works == 0) return;
+  if (args.group < 1 || args.group > kMaxGroup || args.n_works < 0 || args.n_works > 1 << 10) {
     throw std::invalid_argument("attend_decode: expected groups of 1 to 16 query heads and up to 1024 works, found " +
-                                std::to_string(a.group) + " and " + std::to_string(a.n_works));
+                                std::to_string(args.group) + " and " + std::to_string(args.n_works));
   }
-  if (a.dtype != DType::bf16 && a.dtype != DType::f16) {
+  if (args.dtype != DType::bf16 && args.dtype != DType::f16) {
     throw std::invalid_argument("attend_decode: expected keys and values of f16 or bf16");
+  }
+  AttendDecodeArgs a = args;
+  if (a.heads_per_token == 0) a.heads_per_token = a.group;
+  if (a.n_tails == 0) a.n_tails = a.n_works;
+  if (a.heads_per_token < 0 || a.group % a.heads_per_token != 0 || a.n_tails < 0) {
+    throw std::invalid_argument("attend_decode: expected rows of whole tokens, found " + std::to_string(a.group) +
+                                " rows, " + std::to_string(a.heads_per_token) + " a token");
   }
   const bool split = a.group <= 8;
   if (a.dtype == DType::bf16) {

@@ -1,4 +1,4 @@
-// Attention of one token per request over rows of an indexed context, its tail and what was dropped.
+// Attention of one token per request, or of a few, over rows of an indexed context, its tail and what was dropped.
 #pragma once
 
 #include <cstddef>
@@ -17,9 +17,10 @@ inline constexpr int kMaxGroup = 16;  // query heads per KV head
 struct AttendDecodeArgs {
   const float* queries;  // [n_works, group, head_dim]; a work is one KV head of one request, a request's together
   int n_works;
-  int n_kv_heads;  // work w reads KV head w % n_kv_heads
-  int group;       // at most kMaxGroup
-  int head_dim;    // 64, 96, 128 or 256
+  int n_kv_heads;           // work w reads KV head w % n_kv_heads
+  int group;                // query rows of a work, at most kMaxGroup
+  int heads_per_token = 0;  // query heads of one token: a work's rows are token by token; 0: group (one token)
+  int head_dim;             // 64, 96, 128 or 256
   float scale;
   DType dtype;
 
@@ -31,11 +32,12 @@ struct AttendDecodeArgs {
   int64_t rows_stride;
   const int32_t* n_rows;  // [n_works]
 
-  // The tail: the first n_tail rows.
-  const void* tail_keys;  // [n_works, tail_capacity, head_dim]
+  // The tail: token t of a work sees the first n_tail + t rows.
+  const void* tail_keys;  // [n_tails, tail_capacity, head_dim]
   const void* tail_values;
   int64_t tail_capacity;
   const int32_t* n_tail;  // [n_works]; null: no tail
+  int n_tails = 0;        // work w reads tail w % n_tails; 0: n_works
 
   // Dropped clusters, at their value means with given logits (log N_i + s q·C_i).
   const void* value_means;  // [n_kv_heads, n_clusters, head_dim]

@@ -33,11 +33,12 @@ struct Unit {
   int n_valid;  // rows; the others of the 16 are absent
 };
 
-struct Units {  // of one work
-  int n_context, n_tail, n_rest;
+struct Units {                    // of one work
+  int n_context, n_tail, n_rest;  // n_tail: of the last token
 
   __device__ static Units of(const AttendDecodeArgs& a, int work) {
-    return {a.n_rows[work], a.n_tail ? a.n_tail[work] : 0, a.n_rest ? a.n_rest[work] : 0};
+    const int more_tokens = a.group / a.heads_per_token - 1;
+    return {a.n_rows[work], a.n_tail ? a.n_tail[work] + more_tokens : 0, a.n_rest ? a.n_rest[work] : 0};
   }
   __device__ static int count(int n_rows) { return (n_rows + kUnitRows - 1) / kUnitRows; }
   __device__ int total() const { return count(n_context) + count(n_tail) + count(n_rest); }
@@ -64,7 +65,12 @@ template <class C>
 class WarpStream {
  public:
   __device__ WarpStream(const AttendDecodeArgs& args, int work, uint16_t* ring)
-      : a_(args), work_(work), units_(Units::of(args, work)), ring_(ring), lane_(static_cast<int>(threadIdx.x) % 32) {}
+      : a_(args), work_(work), units_(Units::of(args, work)), ring_(ring), lane_(static_cast<int>(threadIdx.x) % 32) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      unseen_[row] = (args.group - 1) / args.heads_per_token - (lane_ / 4 + row * 8) / args.heads_per_token;
+    }
+  }
 
   // Units begin, begin + step, ... below end of the work.
   __device__ void run(int begin, int end, int step, const QueryFragments<C>& queries, RunningSoftmax<C>& state) {
@@ -84,6 +90,8 @@ class WarpStream {
   }
 
  private:
+  static constexpr int kRows = RunningSoftmax<C>::kRows;
+
   // Lanes 0 to 15: the row of the unit's row `lane`; -1: absent.
   __device__ int row_id(int unit, int end) const {
     if (unit >= end || lane_ >= kUnitRows) return -1;
@@ -110,7 +118,7 @@ class WarpStream {
       return;
     }
     const bool tail = part == Part::tail;
-    const int64_t first = tail ? work_ * a_.tail_capacity : head * a_.n_tokens;
+    const int64_t first = tail ? work_ % a_.n_tails * a_.tail_capacity : head * a_.n_tokens;
     copy_from(tail ? a_.tail_keys : a_.keys, first, stage);
     copy_from(tail ? a_.tail_values : a_.values, first, stage + kUnitRows * C::kStride);
   }
@@ -135,8 +143,12 @@ class WarpStream {
     } else {
       queries.logits(stage, a_.scale * kLog2E, logits);
     }
-    int n_valid[RunningSoftmax<C>::kRows];
-    for (int& n : n_valid) n = unit.n_valid;
+    int n_valid[kRows];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const int n_seen = units_.n_tail - unseen_[row] - unit.first;
+      n_valid[row] = unit.part == Part::tail && n_seen < unit.n_valid ? n_seen : unit.n_valid;
+    }
     state.add(logits, n_valid, stage + kUnitRows * C::kStride);
   }
 
@@ -162,6 +174,7 @@ class WarpStream {
   uint16_t* ring_;
   int lane_;
   int next_row_ = -1;
+  int unseen_[kRows];  // rows at the tail's end that the token of this lane's query row does not see
 };
 
 }  // namespace squeeze::cuda

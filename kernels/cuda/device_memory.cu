@@ -33,10 +33,23 @@ const DeviceLimits& device_limits() {
   return limits;
 }
 
+size_t free_device_bytes() {
+  check(cudaSetDevice(selected.load()), "choice of a device");
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "free memory");
+  return free;
+}
+
 void* allocate_device(size_t bytes) {
   void* memory = nullptr;
   check(cudaSetDevice(selected.load()), "choice of a device");  // CUDA's current device is one of each thread
-  if (bytes > 0) check(cudaMalloc(&memory, bytes), "allocation of device memory");
+  const cudaError_t status = bytes > 0 ? cudaMalloc(&memory, bytes) : cudaSuccess;
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // no later call is to report it
+    throw std::runtime_error("CUDA: out of device memory: " + std::to_string(bytes) + " bytes were asked for, " +
+                             std::to_string(free_device_bytes()) + " are free");
+  }
+  check(status, "allocation of device memory");
   return memory;
 }
 

@@ -21,6 +21,7 @@ struct DeviceLimits {
   size_t shared_bytes_per_multiprocessor = 0;
 };
 const DeviceLimits& device_limits();  // of the selected device
+size_t free_device_bytes();           // that nothing has allocated
 
 void* allocate_device(size_t bytes);  // 256-byte aligned; null for 0 bytes
 void free_device(void* memory) noexcept;

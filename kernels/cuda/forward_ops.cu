@@ -2,6 +2,7 @@
 #include "kernels/cuda/forward_ops.hpp"
 
 #include <stdexcept>
+#include <string>
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/warp.cuh"
@@ -88,12 +89,13 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(RotateArgs a) {
 
 __global__ void __launch_bounds__(kThreads) append_kernel(AppendArgs a) {
   const int64_t row = static_cast<int64_t>(a.n_heads) * a.dim;
+  const int64_t before = a.first ? *a.first : a.first_row;
   auto* cache = static_cast<uint16_t*>(a.cache);
   for (int64_t i = first_element(); i < a.n * row; i += element_step()) {
     const int64_t token = i / row, head = i % row / a.dim, c = i % a.dim;
     const float x = a.rows[token * a.stride + i % row];
     const uint32_t bits = a.dtype == DType::bf16 ? pack(x, 0.0f, BF16{}) : pack(x, 0.0f, F16{});
-    cache[(head * a.capacity + *a.first + token) * a.dim + c] = static_cast<uint16_t>(bits);
+    cache[(head * a.capacity + before + token) * a.dim + c] = static_cast<uint16_t>(bits);
   }
 }
 
@@ -119,6 +121,43 @@ __global__ void __launch_bounds__(kThreads) add_kernel(AddArgs a) {
   }
 }
 
+struct RoundArgs {
+  const float* x;
+  int64_t n;
+  uint16_t* out;
+};
+__global__ void __launch_bounds__(kThreads) round_kernel(RoundArgs a) {
+  for (int64_t i = first_element(); i < a.n; i += element_step()) a.out[i] = to_bf16(a.x[i]);
+}
+
+// Where element i of [n_tokens, n_kv_heads, group, dim] is in [n_blocks, n_kv_heads, block_tokens, group, dim].
+__device__ inline int64_t place_in_blocks(const RegroupArgs& a, int64_t i) {
+  const int64_t size = static_cast<int64_t>(a.group) * a.dim;
+  const int64_t token = i / size / a.n_kv_heads, head = i / size % a.n_kv_heads;
+  const int64_t block = token / a.block_tokens, of_block = token % a.block_tokens;
+  return ((block * a.n_kv_heads + head) * a.block_tokens + of_block) * size + i % size;
+}
+struct RegroupKernelArgs {
+  RegroupArgs of;
+  int64_t n;
+  bool to_blocks;
+};
+__global__ void __launch_bounds__(kThreads) regroup_kernel(RegroupKernelArgs a) {
+  for (int64_t i = first_element(); i < a.n; i += element_step()) {
+    const int64_t in_blocks = place_in_blocks(a.of, i);
+    a.of.out[a.to_blocks ? in_blocks : i] = a.of.in[a.to_blocks ? i : in_blocks];
+  }
+}
+
+// A block per count.
+__global__ void __launch_bounds__(kThreads) count_kernel(CountArgs a) {
+  const int32_t* counts = a.counts[blockIdx.x];
+  int64_t sum = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < a.n; i += kThreads) sum += counts[i];
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarpSize == 0) atomic_add(a.totals[blockIdx.x], sum);
+}
+
 struct ArgmaxArgs {
   const float* x;
   int64_t size;
@@ -135,6 +174,16 @@ __global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
   if (threadIdx.x != 0) return;
   for (int w = 1; w < kWarps; ++w) own.add(of_warps[w].score, of_warps[w].index);
   a.out[blockIdx.x] = own.index;
+}
+
+void regroup(const RegroupArgs& args, bool to_blocks, Stream stream) {
+  if (args.n_tokens % args.block_tokens != 0) {
+    throw std::invalid_argument("expected whole blocks of " + std::to_string(args.block_tokens) + " tokens, found " +
+                                std::to_string(args.n_tokens) + " tokens");
+  }
+  const int64_t n = args.n_tokens * args.n_kv_heads * args.group * args.dim;
+  if (n == 0) return;
+  launch(regroup_kernel, {.grid_x = blocks_for(n), .threads = kThreads}, stream, RegroupKernelArgs{args, n, to_blocks});
 }
 
 }  // namespace
@@ -174,6 +223,23 @@ void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream
 void add(const float* delta, const float* bias, int64_t n, int64_t size, float* x, Stream stream) {
   if (n == 0) return;
   launch(add_kernel, {.grid_x = blocks_for(n), .threads = kThreads}, stream, AddArgs{delta, bias, n, size, x});
+}
+
+void round_rows(const float* x, int64_t n, uint16_t* out, Stream stream) {
+  if (n == 0) return;
+  launch(round_kernel, {.grid_x = blocks_for(n), .threads = kThreads}, stream, RoundArgs{x, n, out});
+}
+
+void group_blocks(const RegroupArgs& args, Stream stream) { regroup(args, true, stream); }
+void ungroup_blocks(const RegroupArgs& args, Stream stream) { regroup(args, false, stream); }
+
+void add_counts(const CountArgs& args, Stream stream) {
+  if (args.n_counts < 0 || args.n_counts > CountArgs::kMost) {
+    throw std::invalid_argument("add_counts: expected at most " + std::to_string(CountArgs::kMost) + " counts, found " +
+                                std::to_string(args.n_counts));
+  }
+  if (args.n_counts == 0 || args.n <= 0) return;
+  launch(count_kernel, {.grid_x = static_cast<unsigned>(args.n_counts), .threads = kThreads}, stream, args);
 }
 
 void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream) {

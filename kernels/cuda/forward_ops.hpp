@@ -41,7 +41,8 @@ struct AppendArgs {
   void* cache;
   DType dtype;
   int64_t capacity;
-  const int32_t* first;  // one number, in device memory
+  const int32_t* first = nullptr;  // one number, in device memory; null: first_row
+  int64_t first_row = 0;
 };
 void append_rows(const AppendArgs& args, Stream stream);
 
@@ -50,6 +51,30 @@ void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream
 
 // x[i] += delta[i] (+ bias[i % size] if there is one).
 void add(const float* delta, const float* bias, int64_t n, int64_t size, float* x, Stream stream);
+
+// out[i] = x[i], rounded to bf16.
+void round_rows(const float* x, int64_t n, uint16_t* out, Stream stream);
+
+// Rows of tokens, [n_tokens, n_kv_heads, group, dim], as works of block_tokens tokens, [n_blocks, n_kv_heads,
+// block_tokens, group, dim], and back. n_tokens is a multiple of block_tokens; in and out do not overlap.
+struct RegroupArgs {
+  const float* in;
+  float* out;
+  int64_t n_tokens;
+  int block_tokens, n_kv_heads, group, dim;
+};
+void group_blocks(const RegroupArgs& args, Stream stream);
+void ungroup_blocks(const RegroupArgs& args, Stream stream);
+
+// *totals[i] += the sum of counts[i], [n]; exact.
+struct CountArgs {
+  static constexpr int kMost = 8;
+  const int32_t* counts[kMost];
+  int64_t* totals[kMost];
+  int n_counts;
+  int n;
+};
+void add_counts(const CountArgs& args, Stream stream);
 
 // out[i]: the index of the largest element of row i, the lowest of equals; -1 if all are NaN. x: f32 [n, size].
 void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream);

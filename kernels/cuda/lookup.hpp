@@ -40,6 +40,7 @@ struct LookupArgs {
   // first) as long as they hold at most max_keys keys together, of which the best is kept even if it holds more.
   float threshold;
   int max_keys;
+  const int32_t* max_keys_of = nullptr;  // [n_kv_heads] in place of max_keys; null: max_keys
 
   // What is kept. Leaves: sinks, rows of the kept clusters and window, ascending. Other levels: their children,
   // ascending.

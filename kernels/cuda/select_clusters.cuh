@@ -144,11 +144,12 @@ __device__ void sum_dropped(const LookupArgs& a, int work, const LookupItems& it
 // Keeps by the rule, from scores; these become 1 where a cluster is kept and 0 elsewhere. logits null: no rest_logits.
 __device__ inline void keep_clusters(const LookupArgs& a, int work, const LookupItems& items, const float* logits,
                                      float* scores, SelectSpace& shared) {
-  const bool by_size = a.max_keys >= 0;
+  const int max_keys = a.max_keys_of ? a.max_keys_of[work % a.n_kv_heads] : a.max_keys;
+  const bool by_size = max_keys >= 0;
   ScoreBorder border;
   if (by_size) {
     border = find_border(
-        items.n, a.max_keys, [&](int i) { return scores[i]; }, [&](int i) { return items.n_keys(items.cluster(i)); },
+        items.n, max_keys, [&](int i) { return scores[i]; }, [&](int i) { return items.n_keys(items.cluster(i)); },
         shared.border);
   }
   SelectionWriter writer(a, work, items, logits);
@@ -164,7 +165,7 @@ __device__ inline void keep_clusters(const LookupArgs& a, int work, const Lookup
       const int size = tie ? items.n_keys(items.cluster(i)) : 0;
       const Scanned ties = block_scan(size, shared.scan);
       const int before = at_border + static_cast<int>(ties.before);
-      const bool best = border.none_above && before == 0 && a.max_keys > 0;
+      const bool best = border.none_above && before == 0 && max_keys > 0;
       keep = i < items.n && (border.all || bits > border.bits || (tie && (before + size <= border.n_left || best)));
       at_border += static_cast<int>(ties.total);
     }

@@ -56,7 +56,7 @@ __device__ inline void count_scores(const SketchLookupArgs& a, const SketchSpace
   for (int position = part.begin + thread / kWarpSize; position < part.end; position += n_threads / kWarpSize) {
     const SketchLeaf leaf = SketchLeaf::at(a, part.work, position);
     for (int i = lane; i < leaf.n_keys; i += kWarpSize) {
-      atomicAdd(&shared.border.bins[score_bin(score(leaf.first_key + i))], 1);
+      atomicAdd(&shared.border.bins[score_bin(a, score(leaf.first_key + i))], 1);
     }
   }
   __syncthreads();
@@ -70,8 +70,23 @@ struct KeptKeys {
   int border;  // scores in higher bins are kept, of those in this one the first n_left
   int n_left;
   int total;
+  int n_candidates;
   int above_before, ties_before;
 };
+
+// Of n_candidates keys, whose histogram is in `bins`.
+__device__ inline int most_keys(const SketchLookupArgs& a, int work, int n_candidates, const int32_t* bins) {
+  if (a.by_threshold) return bins[kAboveThreshold];
+  const int head = work % a.n_kv_heads;
+  int64_t most = 0;
+  if (a.max_keys_of) {
+    most = a.max_keys_of[head];
+  } else {
+    const int64_t bytes = a.bytes_of ? a.bytes_of[head] : a.bytes;
+    most = (bytes - static_cast<int64_t>(n_candidates) * a.sketch_bytes) / a.key_bytes;
+  }
+  return most < 0 ? 0 : most < n_candidates ? static_cast<int>(most) : n_candidates;
+}
 
 // By all threads; shared.border.bins becomes the whole work's histogram.
 __device__ inline KeptKeys kept_keys(const SketchLookupArgs& a, const SketchSpace& space, const SketchPart& part,
@@ -88,13 +103,11 @@ __device__ inline KeptKeys kept_keys(const SketchLookupArgs& a, const SketchSpac
     own += sum;
   }
   if (thread == 0) shared.border.above = 0;
-  const int64_t n_candidates = block_scan(own, shared.scan).total;
-  const int64_t left = a.bytes - n_candidates * a.sketch_bytes;
-  const int64_t affordable = left > 0 ? left / a.key_bytes : 0;
-  const int max_keys = static_cast<int>(affordable < n_candidates ? affordable : n_candidates);
+  const auto n_candidates = static_cast<int>(block_scan(own, shared.scan).total);
+  const int max_keys = most_keys(a, part.work, n_candidates, shared.border.bins);
   if (thread < kWarpSize) find_bin(shared.border, max_keys);
   __syncthreads();
-  KeptKeys kept{shared.border.bin, max_keys - shared.border.above, max_keys, 0, 0};
+  KeptKeys kept{shared.border.bin, max_keys - shared.border.above, max_keys, n_candidates, 0, 0};
   int64_t before = 0;  // above the border, and, in the upper half, at it
   for (int i = thread; i < kHistogramBins; i += n_threads) {
     if (i < kept.border) continue;
@@ -173,7 +186,7 @@ class LeafKeeper {
 
  private:
   __device__ int bin_of(const SketchLeaf& leaf, int i) const {
-    return i < leaf.n_keys ? score_bin(score_(leaf.first_key + i)) : -2;
+    return i < leaf.n_keys ? score_bin(a_, score_(leaf.first_key + i)) : -2;
   }
 
   __device__ void write_rest(const SketchLeaf& leaf, int position, bool any, float (&lost)[16],
@@ -197,14 +210,15 @@ class LeafKeeper {
   int lane_;
 };
 
-// Sinks in front, window behind, by one block of the work.
-__device__ inline void write_pinned(const SketchLookupArgs& a, int work, int n_kept, int n_leaves) {
+// Sinks in front, window behind, and the counts; by one block of the work.
+__device__ inline void write_pinned(const SketchLookupArgs& a, int work, const KeptKeys& kept, int n_leaves) {
   int32_t* rows = a.rows + work * a.rows_stride;
   const int thread = static_cast<int>(threadIdx.x), n_threads = static_cast<int>(blockDim.x);
   for (int i = thread; i < a.n_sinks; i += n_threads) rows[i] = i;
-  for (int i = thread; i < a.n_window; i += n_threads) rows[a.n_sinks + n_kept + i] = a.n_tokens - a.n_window + i;
+  for (int i = thread; i < a.n_window; i += n_threads) rows[a.n_sinks + kept.total + i] = a.n_tokens - a.n_window + i;
   if (thread == 0) {
-    a.n_rows[work] = a.n_sinks + n_kept + a.n_window;
+    a.n_rows[work] = a.n_sinks + kept.total + a.n_window;
+    if (a.n_candidates) a.n_candidates[work] = kept.n_candidates;
     if (a.rest) a.n_rest_out[work] = a.n_rest[work] + n_leaves;
   }
 }
@@ -233,14 +247,14 @@ __device__ inline void keep_keys(const SketchLookupArgs& a, const SketchSpace& s
     above += static_cast<int>(scanned.total & 0xffffffff);
     ties += static_cast<int>(scanned.total >> 32);
   }
-  if (static_cast<int>(blockIdx.x) == part.blocks.first) write_pinned(a, part.work, kept.total, a.n_leaves[part.work]);
+  if (static_cast<int>(blockIdx.x) == part.blocks.first) write_pinned(a, part.work, kept, a.n_leaves[part.work]);
   __syncthreads();  // the next part sets the shared factors anew
 }
 
 // Works of which the lookup kept no leaf.
 __device__ inline void write_without_leaves(const SketchLookupArgs& a, const WorkSplit& split) {
   for (int work = static_cast<int>(blockIdx.x); work < a.n_works; work += static_cast<int>(gridDim.x)) {
-    if (split.first_unit[work] == split.first_unit[work + 1]) write_pinned(a, work, 0, 0);
+    if (split.first_unit[work] == split.first_unit[work + 1]) write_pinned(a, work, {}, 0);
   }
 }
 

@@ -34,16 +34,27 @@ struct SketchLookupArgs {
   const float* top_logits;      // [n_works, group]
   const float* dropped;         // [n_works, group, 2]
 
-  // Keeps the best keys by score, as many as what the sketches leave of `bytes` pays for: (bytes - n_candidates *
-  // sketch_bytes) / key_bytes. Scores that lie in the same 32nd of an octave count as equal; the lower row first.
-  int64_t bytes;
+  // The rule, one of three; the first that is set:
+  //   by_threshold  keys whose score (lookup.hpp; the sum runs over the candidates and what was dropped before) is
+  //   above
+  //                 `threshold`. Weights are rounded to bf16: a score is within 2^-8 of its own size
+  //   max_keys_of   the best keys by score, that many
+  //   bytes         the best keys by score, as many as what the sketches leave of the bytes pays for:
+  //                 (bytes - n_candidates * sketch_bytes) / key_bytes
+  // Of the best keys, scores that lie in the same 32nd of an octave count as equal; the lower row first.
+  bool by_threshold = false;
+  float threshold = 0;
+  const int32_t* max_keys_of = nullptr;  // [n_kv_heads], or null
+  int64_t bytes = 0;
+  const int64_t* bytes_of = nullptr;  // [n_kv_heads] in place of bytes; null: bytes
   int sketch_bytes, key_bytes;
 
   // Sinks, the kept rows and window, ascending.
   int n_sinks, n_window, n_tokens;
   int32_t* rows;  // [n_works, rows_stride]
   int64_t rows_stride;
-  int32_t* n_rows;  // [n_works]
+  int32_t* n_rows;                  // [n_works]
+  int32_t* n_candidates = nullptr;  // [n_works], keys whose sketches were read; null: not wanted
 
   // What the leaves lost: behind the n_rest entries of lookup(), one per leaf of the list; a logit of -infinity for a
   // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped,

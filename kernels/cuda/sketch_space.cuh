@@ -74,8 +74,11 @@ __device__ void for_parts(const WorkSplit& split, const Run& run) {
   }
 }
 
-// The bin of a score: 32 per octave, from 2^-63 up.
-__device__ inline int score_bin(float score) {
+inline constexpr int kAboveThreshold = 1;  // the bin of what is kept by a threshold; the rest is in bin 0
+
+// The bin of a score: whether it is above the threshold, or 32 per octave, from 2^-63 up.
+__device__ inline int score_bin(const SketchLookupArgs& a, float score) {
+  if (a.by_threshold) return score > a.threshold ? kAboveThreshold : 0;
   const int bin = static_cast<int>(__float_as_uint(score) >> 18) - ((127 - 63) << 5);
   return bin < 0 ? 0 : bin < kHistogramBins ? bin : kHistogramBins - 1;
 }

@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace squeeze::cuda {
 
@@ -13,7 +15,14 @@ const DeviceLimits& device_limits() {
   return limits;
 }
 
-void* allocate_device(size_t bytes) { return bytes > 0 ? std::aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr; }
+size_t free_device_bytes() { return size_t{1} << 40; }
+
+void* allocate_device(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!memory) throw std::runtime_error("emulated device: no memory for " + std::to_string(bytes) + " bytes");
+  return memory;
+}
 void free_device(void* memory) noexcept { std::free(memory); }
 void copy_to_device(void* to, const void* from, size_t bytes, Stream) {
   if (bytes > 0) std::memcpy(to, from, bytes);
