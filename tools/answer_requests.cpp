@@ -10,9 +10,9 @@
 #include "formats/hf_model.hpp"
 #include "formats/jsonl.hpp"
 #include "formats/score_json.hpp"
-#include "lib/attention/cuda_attention.hpp"
 #include "lib/core/elapsed.hpp"
 #include "lib/model/generate.hpp"
+#include "tools/chosen_attention.hpp"
 #include "tools/context_source.hpp"
 #include "tools/run_stats.hpp"
 
@@ -23,7 +23,7 @@ namespace {
 class Session {
  public:
   Session(const AnswerOptions& o, const CommonOptions& common, const KvIndex& index, const PolicyOptions& policy)
-      : attentions_(common.cuda() ? on_device(policy, index) : on_cpu(policy, index)),
+      : maker_(attention_maker(policy, index, common.cuda())),
         model_(o.model),
         tokenizer_(model_.tokenizer()),
         transformer_(model_.config(), model_.weights(), operations_for(o.precision, common.cuda())),
@@ -38,7 +38,7 @@ class Session {
           o.model, expected, found);
     }
     transformer_.set_sequence_length(n_context_);
-    attentions_(*this);
+    attention_ = maker_(transformer_.operations(), view_);
   }
 
   // The prompt as it is encoded.
@@ -48,7 +48,7 @@ class Session {
   }
 
   Generation answer(const Request& request, const AnswerOptions& o) {
-    attention_->clear_tail();
+    attention_.chosen->clear_tail();
     const std::vector<int32_t> prompt = tokenizer_.encode(prompt_of(request, o), false);
     GenerateOptions options;
     options.sampling = {o.temperature, o.sample_top_k, o.sample_top_p, request.seed.value_or(o.seed)};
@@ -57,49 +57,31 @@ class Session {
     options.stop.insert(options.stop.end(), request.stop.begin(), request.stop.end());
     options.stop_tokens = model_.config().eos_tokens;
     options.chunk = o.chunk;
-    return generate(transformer_, tokenizer_, *attention_, prompt, n_context_, options);
+    return generate(transformer_, tokenizer_, *attention_.chosen, prompt, n_context_, options);
   }
 
   ScoredAnswer score(const Request& request, const std::string& completion, const AnswerOptions& o,
                      const Progress& progress) {
-    attention_->clear_tail();
-    dense_->clear_tail();
+    attention_.chosen->clear_tail();
+    attention_.dense->clear_tail();
     GivenTokens given = encode_given(tokenizer_, prompt_of(request, o), completion);
     const size_t limit = request.max_tokens ? static_cast<size_t>(*request.max_tokens) : given.completion.size();
     given.completion.resize(std::min(given.completion.size(), limit));
-    Score scores = squeeze::score(transformer_, given, n_context_, {o.chunk, o.scoring.chunk, progress}, *attention_,
-                                  o.scoring.compare_dense ? dense_.get() : nullptr);
+    Score scores = squeeze::score(transformer_, given, n_context_, {o.chunk, o.scoring.chunk, progress},
+                                  *attention_.chosen, o.scoring.compare_dense ? attention_.dense.get() : nullptr);
     return {request.id_json, std::move(given.completion), std::ssize(given.prompt), std::move(scores), usage().budget(),
             usage().kept()};
   }
 
-  Usage usage() const { return attention_->usage(); }
+  Usage usage() const { return attention_.chosen->usage(); }
 
  private:
-  // The policy is made first (a wrong one is known at once), the attention when the model is there.
-  using Attentions = std::function<void(Session&)>;
-  static Attentions on_cpu(const PolicyOptions& options, const KvIndex& index) {
-    return [policy = make_policy(options, index), options](Session& s) {
-      s.attention_ = std::make_unique<ContextAttention>(s.view_, policy, options.rest_mode(), options.query_block);
-      s.dense_ = std::make_unique<ContextAttention>(s.view_, dense_policy(), Rest::drop);
-    };
-  }
-  static Attentions on_device(const PolicyOptions& options, const KvIndex& index) {
-    return [rules = make_rules(options, index), options](Session& s) {
-      Operations& cuda = s.transformer_.operations();
-      const auto context = upload_context(cuda, s.view_);
-      s.attention_ = cuda_attention(cuda, context, rules, options.rest_mode(), options.query_block);
-      s.dense_ = cuda_attention(cuda, context, dense_rules(), Rest::drop, 0);
-    };
-  }
-
-  Attentions attentions_;
+  AttentionMaker maker_;  // first: a wrong policy is known at once
   HfModel model_;
   Tokenizer tokenizer_;
   Transformer transformer_;
   ContextView view_;
-  std::unique_ptr<TailAttention> attention_;
-  std::unique_ptr<TailAttention> dense_;  // reads everything: what scores are compared with
+  ChosenAttention attention_;  // scores are compared with the dense one
   int64_t n_context_;
 };
 

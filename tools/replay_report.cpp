@@ -15,10 +15,12 @@ double median(std::vector<double> values) {
 }
 
 // One decode step over the context: a new token's queries at every layer.
-double step_ms(ContextAttention& attention, const std::vector<AttentionInput>& layers) {
+double step_ms(Operations& operations, TailAttention& attention, const std::vector<AttentionInput>& layers) {
   attention.clear_tail();
   const auto start = Clock::now();
-  for (const AttentionInput& input : layers) (void)attention.attend(input);
+  TensorView output;
+  for (const AttentionInput& input : layers) output = attention.attend(input);
+  (void)operations.download(output);  // waits for a device
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
@@ -59,11 +61,11 @@ HeadMetrics pooled(const LayerMetrics& layers) {
 }
 
 // The new token's own key and value are zero: they cost the same whatever they hold.
-ReplayTimes time_replay(const ReplaySource& source, const Policy& policy, Rest rest) {
+ReplayTimes time_replay(const ReplaySource& source, Operations& operations, const AttentionMaker& maker) {
   const ContextView view = source.index.view();
   const ModelInfo& m = view.model;
-  const Tensor new_row = Tensor::zeros(DType::f32, {1, m.n_kv_heads, m.head_dim});
-  ContextAttention sparse(view, policy, rest), dense(view, dense_policy(), Rest::drop);
+  const Tensor new_row = operations.upload(Tensor::zeros(DType::f32, {1, m.n_kv_heads, m.head_dim}));
+  const auto [sparse, dense] = maker(operations, view);
   std::vector<Tensor> queries;  // per layer, [n_query_heads, n_queries, head_dim]
   for (int layer = 0; layer < m.n_layers; ++layer) {
     queries.push_back(convert(window_queries(source, layer).queries, DType::f32));
@@ -75,13 +77,13 @@ ReplayTimes time_replay(const ReplaySource& source, const Policy& policy, Rest r
     std::vector<Tensor> rows;
     std::vector<AttentionInput> inputs;
     for (int layer = 0; layer < m.n_layers; ++layer) {
-      rows.push_back(slice_dim1(queries[static_cast<size_t>(layer)], step, step + 1));
+      rows.push_back(operations.upload(slice_dim1(queries[static_cast<size_t>(layer)], step, step + 1)));
       const TensorView q(rows.back().data(), DType::f32, {1, m.n_query_heads, m.head_dim});
       inputs.push_back({layer, source.index.context().n_tokens(), q, new_row, new_row});
     }
-    dense_ms.push_back(step_ms(dense, inputs));
-    sparse_ms.push_back(step_ms(sparse, inputs));
-    usage.add(sparse.usage());
+    dense_ms.push_back(step_ms(operations, *dense, inputs));
+    sparse_ms.push_back(step_ms(operations, *sparse, inputs));
+    usage.add(sparse->usage());
   }
   const auto n = static_cast<double>(n_steps);
   return {median(sparse_ms), median(dense_ms), double(usage.bytes_read) / n, double(usage.bytes_dense) / n};

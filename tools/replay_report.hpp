@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "lib/eval/replay.hpp"
+#include "tools/chosen_attention.hpp"
 #include "tools/recorded_queries.hpp"
 
 namespace squeeze {
@@ -16,11 +17,12 @@ LayerMetrics replay_heads(const ReplaySource& source, const Policy& policy, Rest
 HeadMetrics pooled(const std::vector<HeadMetrics>& heads);
 HeadMetrics pooled(const LayerMetrics& layers);
 
-// Attention over the context alone, all layers, per query token as in decoding; medians of several passes.
+// Attention over the context alone, all layers, per query token as in decoding, on the CPU or a device; medians of
+// several passes.
 struct ReplayTimes {
   double sparse_ms = 0, dense_ms = 0;
   double bytes_read = 0, bytes_dense = 0;  // per token
 };
-ReplayTimes time_replay(const ReplaySource& source, const Policy& policy, Rest rest);
+ReplayTimes time_replay(const ReplaySource& source, Operations& operations, const AttentionMaker& maker);
 
 }  // namespace squeeze

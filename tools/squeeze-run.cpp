@@ -6,6 +6,7 @@
 
 #include "formats/kv_index.hpp"
 #include "tools/answer_requests.hpp"
+#include "tools/context_source.hpp"
 #include "tools/policy_options.hpp"
 #include "tools/replay_report.hpp"
 #include "tools/tool.hpp"
@@ -42,9 +43,11 @@ void bind(CLI::App& app, Options& o) {
 int replay_queries(const Options& o, const KvIndex& index) {
   const KvDump dump(o.queries);
   check_same_context(index, dump);
-  const Policy policy = make_policy(o.policy, index);
+  const AttentionMaker maker = attention_maker(o.policy, index, o.common.cuda());
   const ReplaySource source{index, dump};
-  const ReplayTimes times = time_replay(source, policy, o.policy.rest_mode());
+  const auto operations = operations_for("bf16", o.common.cuda());
+  const ReplayTimes times = time_replay(source, *operations, maker);
+  const Policy policy = make_policy(o.policy, index);  // what it costs is measured on the CPU
   const HeadMetrics total = pooled(replay_heads(source, policy, o.policy.rest_mode()));
   if (o.json) {
     fmt::print("{}\n", nlohmann::ordered_json{{"rule", o.policy.describe()},
@@ -74,9 +77,7 @@ int run(const Options& o) {
     fail_usage("name a model (--model DIR) to answer requests, or a dump (--queries DUMP) to replay");
   }
   const KvIndex index(o.index);
-  if (o.queries.empty()) return answer_requests(o.answers, o.common, index, o.policy);
-  if (o.common.cuda()) fail_usage("--device {}: recorded queries are replayed on the CPU only", o.common.device);
-  return replay_queries(o, index);
+  return o.queries.empty() ? answer_requests(o.answers, o.common, index, o.policy) : replay_queries(o, index);
 }
 
 }  // namespace

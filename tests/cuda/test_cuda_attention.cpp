@@ -1,0 +1,273 @@
+// Tests of attention over an indexed context on a CUDA device, with emulated kernels, against the CPU's.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "lib/attention/budget.hpp"
+#include "lib/attention/cuda_attention.hpp"
+#include "lib/core/error.hpp"
+#include "lib/model/cuda_operations.hpp"
+#include "tests/made_attention.hpp"
+#include "tests/made_model.hpp"
+
+using namespace squeeze;
+
+namespace {
+
+constexpr int64_t kTokens = 11, kPrompt = 9;  // a prompt at once, then token by token
+constexpr float kScale = MadeModel::kScale;
+
+struct IndexedOptions {
+  std::vector<ClusterCount> levels = {{.count = 6}, {.count = 40}};
+  int bits = 1;
+  bool quantise = true;
+  int group = 2;
+  int64_t dim = 64;
+};
+
+// Two indexed layers, their calibration, and new tokens.
+struct Indexed {
+  explicit Indexed(const IndexedOptions& o = {})
+      : made(made_model({.index = {.levels = o.levels, .bits = o.bits, .quantise = o.quantise},
+                         .group_size = o.group,
+                         .head_dim = o.dim})),
+        calibration(made.calibrated()) {
+    view.model = model_of(2 * o.group, 2, static_cast<int>(o.dim));
+    view.model.n_layers = 2;
+    view.model.softmax_scale = kScale;
+    for (const IndexLayer& layer : made.layers) view.layers.push_back(heads_of(layer));
+    n_tokens = view.layers[0][0].n_tokens();
+    tokens = std::make_unique<NewTokens>(view.model, kTokens);
+    // Queries among the topics of the keys, so that there is something to find.
+    const Tensor near = topic_keys(2 * o.group, kTokens, o.dim, 30, 0);
+    for (int64_t i = 0; i < near.n_elements(); ++i) {
+      const int64_t head = i / (kTokens * o.dim), token = i / o.dim % kTokens;
+      tokens->queries.f32()[(token * 2 * o.group + head) * o.dim + i % o.dim] = near.f32()[i];
+    }
+  }
+  Rules rules(const char* name, double value, Rest rest = Rest::mean) const {
+    return make_rules(name, inputs(value, rest));
+  }
+  Policy policy(const char* name, double value, Rest rest = Rest::mean) const {
+    return make_policy(name, inputs(value, rest));
+  }
+  PolicyInputs inputs(double value, Rest rest) const {
+    return {.value = value, .calibration = &calibration, .softmax_scale = kScale, .rest = rest};
+  }
+
+  MadeModel made;
+  Calibration calibration;
+  ContextView view;
+  int64_t n_tokens = 0;
+  std::unique_ptr<NewTokens> tokens;
+};
+
+struct Run {
+  std::vector<float> out;
+  Usage usage;
+};
+
+// A prompt and some tokens through both layers.
+template <class Give>
+Run run(const Indexed& context, TailAttention& attention, const Give& give) {
+  Run result;
+  attention.clear_tail();
+  for (int64_t begin = 0; begin < kTokens;) {
+    const int64_t end = begin == 0 ? kPrompt : begin + 1;
+    for (int layer = 0; layer < 2; ++layer) {
+      AttentionInput input = context.tokens->input(context.n_tokens, begin, end);
+      input.layer = layer;
+      give(input, attention, result.out);
+    }
+    begin = end;
+  }
+  result.usage = attention.usage();
+  return result;
+}
+
+Run run_cpu(const Indexed& context, const Policy& policy, Rest rest, int64_t query_block) {
+  ContextAttention attention(context.view, policy, rest, query_block);
+  return run(context, attention, [](const AttentionInput& input, TailAttention& a, std::vector<float>& out) {
+    const TensorView part = a.attend(input);
+    out.insert(out.end(), part.f32(), part.f32() + part.n_elements());
+  });
+}
+
+struct Device {
+  explicit Device(const Indexed& c) : context(c), uploaded(upload_context(*operations, c.view)) {}
+
+  Run run(TailAttention& attention) {
+    return ::run(context, attention, [&](AttentionInput input, TailAttention& a, std::vector<float>& out) {
+      const Tensor queries = operations->upload(input.queries.clone()), keys = operations->upload(input.keys.clone()),
+                   values = operations->upload(input.values.clone());
+      input.queries = queries;
+      input.keys = keys;
+      input.values = values;
+      const TensorView part = operations->download(a.attend(input));
+      out.insert(out.end(), part.f32(), part.f32() + part.n_elements());
+    });
+  }
+  std::unique_ptr<TailAttention> attention(const Rules& rules, Rest rest, int64_t query_block) {
+    return cuda_attention(*operations, uploaded, rules, rest, query_block);
+  }
+  Run run(const Rules& rules, Rest rest, int64_t query_block) {
+    const auto made = attention(rules, rest, query_block);
+    return run(*made);
+  }
+
+  const Indexed& context;
+  std::unique_ptr<Operations> operations = cuda_operations();
+  std::shared_ptr<const CudaContext> uploaded;
+};
+
+double distance(const Run& x, const Run& y) {
+  REQUIRE(x.out.size() == y.out.size());
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < x.out.size(); ++i) {
+    difference += std::pow(double{x.out[i]} - double{y.out[i]}, 2);
+    size += std::pow(double{x.out[i]}, 2);
+  }
+  return std::sqrt(difference / size);
+}
+
+// Weights (and queries, in a block of more than 8 rows) are rounded to bf16, by 2^-9 each: of logits up to about 8 the
+// latter moves weights by 2^-6; roundings of single keys are independent and average out.
+constexpr double kBound = 0x1p-6;
+
+void check_same_bytes_read(const Usage& x, const Usage& y) {
+  CHECK(x.n_lookups == y.n_lookups);
+  CHECK(x.keys_clustered == y.keys_clustered);
+  CHECK(x.bytes_dense == y.bytes_dense);
+  CHECK(x.keys_selected == y.keys_selected);
+  CHECK(x.bytes_read == y.bytes_read);
+}
+
+}  // namespace
+
+TEST_SUITE("cuda_attention") {
+  TEST_CASE("dense: the CPU's output, and as many bytes") {
+    for (const int group : {1, 2, 8}) {
+      const Indexed context({.group = group});
+      Device device(context);
+      const Run expected = run_cpu(context, dense_policy(), Rest::drop, 0);
+      const Run found = device.run(dense_rules(), Rest::drop, 0);
+      CHECK(distance(expected, found) < kBound);
+      check_same_bytes_read(found.usage, expected.usage);
+      CHECK(found.usage.budget() == 1);
+    }
+  }
+
+  TEST_CASE("leaves by thresholds and by number, flat and below a level, dropped ones counted or not") {
+    for (const bool hierarchical : {false, true}) {
+      // Value means are widened to bf16 on the device: bytes agree where they are bf16 in the index.
+      IndexedOptions options{.bits = 0, .quantise = false};
+      if (!hierarchical) options.levels = {{.count = 40}};
+      const Indexed context(options);
+      Device device(context);
+      for (const Rest rest : {Rest::drop, Rest::mean}) {
+        for (const auto& [name, value] : {std::pair{"sparsity", 0.7}, {"sparsity", 0.9}, {"threshold", 0.002}}) {
+          for (const int64_t block : {1, 4}) {
+            CAPTURE(name);
+            CAPTURE(block);
+            const Run expected = run_cpu(context, context.policy(name, value), rest, block);
+            const Run found = device.run(context.rules(name, value), rest, block);
+            CHECK(found.usage.kept() < 0.6);
+            CHECK(found.usage.kept() > 0.01);
+            CHECK(distance(expected, found) < kBound);
+            check_same_bytes_read(found.usage, expected.usage);
+          }
+        }
+        // After the first leaf that is too large the device tries no smaller ones.
+        const Run expected = run_cpu(context, context.policy("top-k", 200), rest, 2);
+        const Run found = device.run(context.rules("top-k", 200), rest, 2);
+        CHECK(found.usage.keys_selected <= expected.usage.keys_selected);
+        CHECK(found.usage.keys_selected > expected.usage.keys_selected * 7 / 10);
+        CHECK(found.usage.n_lookups == expected.usage.n_lookups);
+      }
+    }
+  }
+
+  TEST_CASE("keys by their sketches: as near to dense attention as the CPU's choice") {
+    const Indexed context;
+    Device device(context);
+    const Run dense = run_cpu(context, dense_policy(), Rest::drop, 0);
+    for (const auto& [name, value] : {std::pair{"sparsity", 0.8},
+                                      {"sparsity", 0.95},
+                                      {"top-k", 60.0},
+                                      {"budget", 0.35},
+                                      {"budget", 0.5},
+                                      {"flat", 0.8}}) {
+      CAPTURE(name);
+      CAPTURE(value);
+      const Run cpu = run_cpu(context, context.policy(name, value), Rest::mean, 4);
+      const Run found = device.run(context.rules(name, value), Rest::mean, 4);
+      CHECK(found.usage.n_lookups == cpu.usage.n_lookups);
+      CHECK(found.usage.kept() == doctest::Approx(cpu.usage.kept()).epsilon(0.15));
+      CHECK(distance(dense, found) < 1.15 * distance(dense, cpu) + kBound);
+      if (std::strcmp(name, "budget") == 0) CHECK(found.usage.budget() == doctest::Approx(value).epsilon(0.06));
+    }
+  }
+
+  TEST_CASE("a full budget is dense attention; dense layers read everything") {
+    const Indexed context;
+    Device device(context);
+    const Run dense = device.run(dense_rules(), Rest::drop, 4);
+    for (const auto& [name, value] : {std::pair{"budget", 1.0}, {"sparsity", 0.0}}) {
+      const Run full = device.run(context.rules(name, value), Rest::mean, 4);
+      CHECK(full.out == dense.out);
+      check_same_bytes_read(full.usage, dense.usage);
+    }
+    const Run both = device.run(with_dense_layers(context.rules("sparsity", 0.9), {0, 1}), Rest::mean, 4);
+    CHECK(both.out == dense.out);
+    const Run one = device.run(with_dense_layers(context.rules("sparsity", 0.9), {1}), Rest::mean, 4);
+    CHECK(one.usage.kept() > 0.5);
+    CHECK(one.usage.kept() < 0.7);
+  }
+
+  TEST_CASE("the next request gets the same bits, and so does another attention over the same context") {
+    const Indexed context({.quantise = false});
+    Device device(context);
+    const auto attention = device.attention(context.rules("budget", 0.4), Rest::mean, 4);
+    const Run first = device.run(*attention);
+    const Run second = device.run(*attention);
+    CHECK(first.out == second.out);
+    CHECK(first.usage.bytes_read == second.usage.bytes_read);
+    CHECK(device.run(context.rules("budget", 0.4), Rest::mean, 4).out == first.out);
+  }
+
+  TEST_CASE("keys and values of other types become bf16") {
+    Indexed context({.bits = 0, .quantise = false});
+    const Run expected = run_cpu(context, context.policy("sparsity", 0.8), Rest::mean, 1);
+    std::vector<Tensor> owned;
+    for (std::vector<HeadView>& heads : context.view.layers) {
+      for (HeadView& head : heads) {
+        owned.push_back(convert(head.keys, DType::f32));
+        head.keys = owned.back();
+        owned.push_back(convert(head.values, DType::f32));
+        head.values = owned.back();
+      }
+    }
+    const Run found = Device(context).run(context.rules("sparsity", 0.8), Rest::mean, 1);
+    CHECK(found.usage.bytes_read == expected.usage.bytes_read);
+    CHECK(distance(expected, found) < kBound);
+  }
+
+  TEST_CASE("what the device cannot do is an error") {
+    const Indexed context;
+    Device device(context);
+    CHECK_THROWS_WITH_AS(device.run(context.rules("top-p", 0.5), Rest::mean, 1),
+                         "top-p selects on the CPU only (--device cpu)", Error);
+    CHECK_THROWS_AS((void)context.rules("quest", 0.5), Error);
+    Indexed other;
+    other.calibration.gqa = GqaSelect::per_head;
+    CHECK_THROWS_AS(device.run(other.rules("sparsity", 0.5), Rest::mean, 1), Error);
+    const auto attention = device.attention(dense_rules(), Rest::drop, 1);
+    AttentionInput input = context.tokens->input(context.n_tokens + 1, 0, 1);
+    CHECK_THROWS_AS(attention->attend(input), Error);  // a gap behind the context
+    const Indexed small({.dim = 8});
+    CHECK_THROWS_WITH_AS(Device{small},
+                         "attention on a CUDA device takes heads of 64, 96, 128 or 256 dimensions, found 8", Error);
+  }
+}
