@@ -2,88 +2,19 @@
 #include "tools/answer_requests.hpp"
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <set>
 #include <utility>
 
-#include "formats/hf_model.hpp"
 #include "formats/jsonl.hpp"
-#include "formats/score_json.hpp"
 #include "lib/core/elapsed.hpp"
-#include "lib/model/generate.hpp"
-#include "tools/chosen_attention.hpp"
-#include "tools/context_source.hpp"
 #include "tools/run_stats.hpp"
+#include "tools/session.hpp"
 
 namespace squeeze {
 namespace {
-
-// A model loaded beside the index whose context it attends to.
-class Session {
- public:
-  Session(const AnswerOptions& o, const CommonOptions& common, const KvIndex& index, const PolicyOptions& policy)
-      : maker_(attention_maker(policy, index, common.cuda())),
-        model_(o.model),
-        tokenizer_(model_.tokenizer()),
-        transformer_(model_.config(), model_.weights(), operations_for(o.precision, common.cuda())),
-        view_(index.view()),
-        n_context_(index.context().n_tokens()) {
-    const std::string found = model_.info().model_fingerprint;
-    const std::string& expected = index.context().model.model_fingerprint;
-    if (found != expected) {
-      fail(
-          "{}: the index was built with another model (its fingerprint is {}, this model's {}); name the model that "
-          "it was built with",
-          o.model, expected, found);
-    }
-    transformer_.set_sequence_length(n_context_);
-    attention_ = maker_(transformer_.operations(), view_);
-  }
-
-  // The prompt as it is encoded.
-  static std::string prompt_of(const Request& request, const AnswerOptions& o) {
-    std::string text = o.prompt_template;
-    return text.replace(text.find("{prompt}"), 8, request.prompt);
-  }
-
-  Generation answer(const Request& request, const AnswerOptions& o) {
-    attention_.chosen->clear_tail();
-    const std::vector<int32_t> prompt = tokenizer_.encode(prompt_of(request, o), false);
-    GenerateOptions options;
-    options.sampling = {o.temperature, o.sample_top_k, o.sample_top_p, request.seed.value_or(o.seed)};
-    options.max_tokens = request.max_tokens.value_or(o.max_tokens.value_or(AnswerOptions::kMaxTokens));
-    options.stop = o.stop;
-    options.stop.insert(options.stop.end(), request.stop.begin(), request.stop.end());
-    options.stop_tokens = model_.config().eos_tokens;
-    options.chunk = o.chunk;
-    return generate(transformer_, tokenizer_, *attention_.chosen, prompt, n_context_, options);
-  }
-
-  ScoredAnswer score(const Request& request, const std::string& completion, const AnswerOptions& o,
-                     const Progress& progress) {
-    attention_.chosen->clear_tail();
-    attention_.dense->clear_tail();
-    GivenTokens given = encode_given(tokenizer_, prompt_of(request, o), completion);
-    const size_t limit = request.max_tokens ? static_cast<size_t>(*request.max_tokens) : given.completion.size();
-    given.completion.resize(std::min(given.completion.size(), limit));
-    Score scores = squeeze::score(transformer_, given, n_context_, {o.chunk, o.scoring.chunk, progress},
-                                  *attention_.chosen, o.scoring.compare_dense ? attention_.dense.get() : nullptr);
-    return {request.id_json, std::move(given.completion), std::ssize(given.prompt), std::move(scores), usage().budget(),
-            usage().kept()};
-  }
-
-  Usage usage() const { return attention_.chosen->usage(); }
-
- private:
-  AttentionMaker maker_;  // first: a wrong policy is known at once
-  HfModel model_;
-  Tokenizer tokenizer_;
-  Transformer transformer_;
-  ContextView view_;
-  ChosenAttention attention_;  // scores are compared with the dense one
-  int64_t n_context_;
-};
 
 std::string trimmed(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
@@ -98,40 +29,103 @@ std::string one_line(std::string text) {
   return text;
 }
 
-// One run: each request becomes a line of output, and counts.
+// One run: each request becomes a line of output, and counts. As many as there are slots are answered at a time; lines
+// come out in the order of the requests.
 class Run {
  public:
   Run(const AnswerOptions& o, const CommonOptions& common, Session& session)
       : o_(o), common_(common), session_(session) {
+    for (int64_t slot = o.batch; slot-- > 0;) free_slots_.push_back(static_cast<size_t>(slot));
     if (!o.scoring.text.empty()) progress_ = terminal_progress(common.quiet, "tokens");
   }
 
-  std::string line_of(const RequestLine& line) {
+  bool full() const { return free_slots_.empty(); }
+  bool idle() const { return active_.empty(); }
+
+  // Unless full: begins a request.
+  void take(const RequestLine& line) {
     ++stats.n_requests;
-    std::string error = line.error;
-    if (line.request) {
-      try {
-        return line_of(*line.request);
-      } catch (const Error& e) {
-        error = fmt::format("line {}: {}", line.line, e.what());
-      }
+    lines_.emplace_back();
+    const size_t number = first_line_ + lines_.size() - 1;
+    if (!line.request) return fail_line(number, line, line.error);
+    try {
+      begin(number, line);
+    } catch (const Error& e) {
+      fail_line(number, line, fmt::format("line {}: {}", line.line, e.what()));
     }
-    ++stats.n_errors;
-    note(common_, fmt::format("{}: {}", o_.scoring.text.empty() ? o_.requests : o_.scoring.text, error));
-    return o_.text ? "" : json_of_error(line.id_json, error);
+  }
+
+  // Unless idle: one more token of every request that is being answered.
+  void step() {
+    std::vector<Generating*> generating;
+    for (Active& request : active_) generating.push_back(&request.generating);
+    try {
+      stats.decode_pass_ms += session_.step(generating);
+      stats.n_in_passes += std::ssize(generating);
+    } catch (const Error& e) {
+      for (const Active& request : active_) {
+        fail_line(request.number, request.line, fmt::format("line {}: {}", request.line.line, e.what()));
+        free_slots_.push_back(request.slot);
+      }
+      active_.clear();
+    }
+    finish_done();
+  }
+
+  // The next line of output that is ready.
+  std::optional<std::string> next_line() {
+    if (lines_.empty() || !lines_.front()) return {};
+    std::optional<std::string> line = std::move(lines_.front());
+    lines_.pop_front();
+    ++first_line_;
+    return line;
   }
 
   RunStats stats;
 
  private:
-  std::string line_of(const Request& request) {
-    const auto completion = completion_to_score(request, Session::prompt_of(request, o_), o_.scoring);
-    return completion ? scored(request, *completion) : generated(request);
+  struct Active {
+    size_t number, slot;
+    RequestLine line;
+    Generating generating;
+  };
+
+  void set_line(size_t number, std::string text) { lines_[number - first_line_] = std::move(text); }
+
+  void fail_line(size_t number, const RequestLine& line, const std::string& error) {
+    ++stats.n_errors;
+    note(common_, fmt::format("{}: {}", o_.scoring.text.empty() ? o_.requests : o_.scoring.text, error));
+    set_line(number, o_.text ? "" : json_of_error(line.id_json, error));
   }
 
-  std::string generated(const Request& request) {
-    const Generation g = session_.answer(request, o_);
-    const Usage usage = session_.usage();
+  void begin(size_t number, const RequestLine& line) {
+    const Request& request = *line.request;
+    const size_t slot = free_slots_.back();
+    if (const auto completion = completion_to_score(request, session_.prompt_of(request), o_.scoring)) {
+      return set_line(number, scored(slot, request, *completion));
+    }
+    active_.push_back({number, slot, line, session_.start(slot, request)});
+    free_slots_.pop_back();
+    finish_done();
+  }
+
+  void finish_done() {
+    for (size_t i = 0; i < active_.size();) {
+      Active& request = active_[i];
+      if (!request.generating.done()) {
+        ++i;
+        continue;
+      }
+      set_line(request.number, generated(request));
+      free_slots_.push_back(request.slot);
+      active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+
+  std::string generated(Active& active) {
+    const Request& request = *active.line.request;
+    const Generation g = active.generating.finish();
+    const Usage usage = session_.usage(active.slot);
     Answer answer{request.id_json,  g.text,       g.tokens,     g.finish_reason,
                   usage.budget(),   usage.kept(), g.prefill_ms, g.decode_ms_per_token,
                   g.n_prompt_tokens};
@@ -141,24 +135,29 @@ class Run {
       stats.n_correct += *answer.correct;
     }
     stats.n_tokens += std::ssize(g.tokens);
-    count(g.prefill_ms, g.decode_ms_per_token, std::ssize(g.tokens), g.warning);
+    count({g.prefill_ms, g.decode_ms_per_token, std::ssize(g.tokens)}, usage, g.warning);
     return o_.text ? one_line(g.text) : json_of(answer);
   }
 
-  std::string scored(const Request& request, const std::string& completion) {
-    const ScoredAnswer answer = session_.score(request, completion, o_, progress_);
+  std::string scored(size_t slot, const Request& request, const std::string& completion) {
+    const ScoredAnswer answer = session_.score(slot, request, completion, progress_);
     const Score& score = answer.score;
     stats.completion.append(score.completion);
     stats.prompt.append(score.prompt);
-    count(score.prefill_ms, score.decode_ms_per_token, std::ssize(answer.tokens), score.warning);
+    count({score.prefill_ms, score.decode_ms_per_token, std::ssize(answer.tokens)}, session_.usage(slot),
+          score.warning);
     return json_of(answer);
   }
 
-  void count(double prefill_ms, double decode_ms_per_token, int64_t n_tokens, const std::string& warning) {
-    stats.n_decoded += n_tokens;
-    stats.prefill_ms += prefill_ms;
-    stats.decode_ms += decode_ms_per_token * double(n_tokens);
-    stats.usage.add(session_.usage());
+  struct Times {
+    double prefill_ms, decode_ms_per_token;
+    int64_t n_tokens;
+  };
+  void count(const Times& times, const Usage& usage, const std::string& warning) {
+    stats.n_decoded += times.n_tokens;
+    stats.prefill_ms += times.prefill_ms;
+    stats.decode_ms += times.decode_ms_per_token * double(times.n_tokens);
+    stats.usage.add(usage);
     if (!warning.empty() && std::exchange(warn_, false)) note(common_, warning);
   }
 
@@ -167,6 +166,10 @@ class Run {
   Session& session_;
   Progress progress_;  // of a long text only
   bool warn_ = true;
+  std::vector<size_t> free_slots_;
+  std::vector<Active> active_;
+  size_t first_line_ = 0;                         // the number of lines_.front()
+  std::deque<std::optional<std::string>> lines_;  // empty: not answered yet
 };
 
 // A line of a file of plain prompts.
@@ -232,6 +235,9 @@ void bind_answers(CLI::App& app, AnswerOptions& o) {
   app.add_option("--precision", o.precision, "Arithmetic of the forward pass: f32 or bf16 matmuls")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  app.add_option("--batch", o.batch, "Requests that are answered at a time: they share the reading of the weights")
+      ->check(CLI::Range(int64_t{1}, int64_t{256}))
+      ->capture_default_str();
   app.add_option("--chunk", o.chunk, "Prompt tokens per step; each step selects once")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
@@ -251,8 +257,19 @@ int answer_requests(const AnswerOptions& given, const CommonOptions& common, con
   LineWriter writer(o.output, {o.force, o.resume});
   Run run(o, common, session);
   const auto start = std::chrono::steady_clock::now();
-  while (const std::optional<RequestLine> line = next_line()) {
-    if (!answered.contains(line->id_json)) writer.write(run.line_of(*line));
+  const auto write_ready = [&] {
+    while (const std::optional<std::string> line = run.next_line()) writer.write(*line);
+  };
+  for (bool more = true; more || !run.idle();) {
+    while (more && !run.full()) {
+      const std::optional<RequestLine> line = next_line();
+      more = line.has_value();
+      if (!line || answered.contains(line->id_json)) continue;
+      run.take(*line);
+      write_ready();
+    }
+    if (!run.idle()) run.step();
+    write_ready();
   }
   RunStats& stats = run.stats;
   if (o.scoring.compare_dense && stats.n_requests > stats.n_errors && stats.completion.n_tokens() == 0) {
@@ -261,6 +278,8 @@ int answer_requests(const AnswerOptions& given, const CommonOptions& common, con
   stats.rule = policy_options.describe();
   stats.rest = policy_options.rest;
   stats.precision = o.precision;
+  stats.device = common.device;
+  stats.batch = o.batch;
   stats.seconds = ms_since(start) / 1000;
   write_stats(o.stats, stats);
   return stats.n_errors > 0 ? 1 : 0;

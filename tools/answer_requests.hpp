@@ -24,6 +24,7 @@ struct AnswerOptions {
   std::vector<std::string> stop;
   std::optional<int64_t> max_tokens;  // default: kMaxTokens generated, all of a scored text
   int64_t chunk = 512;
+  int64_t batch = 1;  // requests that are answered at a time
   float temperature = 0, sample_top_p = 1;
   int sample_top_k = 0;
   uint64_t seed = 0;

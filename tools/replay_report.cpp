@@ -65,7 +65,7 @@ ReplayTimes time_replay(const ReplaySource& source, Operations& operations, cons
   const ContextView view = source.index.view();
   const ModelInfo& m = view.model;
   const Tensor new_row = operations.upload(Tensor::zeros(DType::f32, {1, m.n_kv_heads, m.head_dim}));
-  const auto [sparse, dense] = maker(operations, view);
+  const ChosenAttention attention = maker(operations, view, 1);
   std::vector<Tensor> queries;  // per layer, [n_query_heads, n_queries, head_dim]
   for (int layer = 0; layer < m.n_layers; ++layer) {
     queries.push_back(convert(window_queries(source, layer).queries, DType::f32));
@@ -81,9 +81,9 @@ ReplayTimes time_replay(const ReplaySource& source, Operations& operations, cons
       const TensorView q(rows.back().data(), DType::f32, {1, m.n_query_heads, m.head_dim});
       inputs.push_back({layer, source.index.context().n_tokens(), q, new_row, new_row});
     }
-    dense_ms.push_back(step_ms(operations, *dense, inputs));
-    sparse_ms.push_back(step_ms(operations, *sparse, inputs));
-    usage.add(sparse->usage());
+    dense_ms.push_back(step_ms(operations, *attention.dense, inputs));
+    sparse_ms.push_back(step_ms(operations, *attention.chosen[0], inputs));
+    usage.add(attention.chosen[0]->usage());
   }
   const auto n = static_cast<double>(n_steps);
   return {median(sparse_ms), median(dense_ms), double(usage.bytes_read) / n, double(usage.bytes_dense) / n};

@@ -18,6 +18,7 @@ Json json_of(const RunStats& s) {
   Json json = {{"rule", s.rule},
                {"rest", s.rest},
                {"precision", s.precision},
+               {"device", s.device},
                {"n_requests", s.n_requests},
                {"n_errors", s.n_errors},
                {"n_tokens", s.n_tokens},
@@ -28,9 +29,13 @@ Json json_of(const RunStats& s) {
                {"bytes_dense", s.usage.bytes_dense},
                {"prefill_ms", s.prefill_ms / n_answered},
                {"decode_ms_per_token", s.decode_ms / double(std::max<int64_t>(1, s.n_decoded))},
-               {"lookup_ms", s.usage.lookup_ms},
-               {"attention_ms", s.usage.attention_ms},
+               {"batch", s.batch},
+               {"decode_tokens_per_second", s.decode_pass_ms > 0 ? 1000 * double(s.n_in_passes) / s.decode_pass_ms : 0},
                {"seconds", s.seconds}};
+  if (s.device == "cpu") {  // on a device they are not told apart
+    json["lookup_ms"] = s.usage.lookup_ms;
+    json["attention_ms"] = s.usage.attention_ms;
+  }
   if (s.n_graded > 0) {
     json["n_graded"] = s.n_graded;
     json["n_correct"] = s.n_correct;

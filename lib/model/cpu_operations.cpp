@@ -1,4 +1,6 @@
 // The forward pass on the CPU: kernels over blocks of tokens or elements, which do not depend on the number of threads.
+#include <cstring>
+
 #include "kernels/kernels.hpp"
 #include "lib/core/parallel.hpp"
 #include "lib/model/linear.hpp"
@@ -29,6 +31,7 @@ class CpuOperations final : public Operations {
   Tensor vector(TensorView host) override { return host.data() ? convert(host, DType::f32) : Tensor(); }
   Tensor upload(Tensor host) override { return host; }
   Tensor clone(TensorView x) override { return x.clone(); }
+  void copy(TensorView x, void* to) override { std::memcpy(to, x.data(), x.n_bytes()); }
   TensorView download(TensorView x) override { return x; }
 
   void embed(TensorView table, std::span<const int32_t> tokens, Tensor& out) override {
@@ -68,7 +71,7 @@ class CpuOperations final : public Operations {
     parallel_blocks(r.queries.size(0), kTokenBlock, [&](int64_t begin, int64_t end) {
       float cosines[kMaxHeadDim / 2], sines[kMaxHeadDim / 2];
       for (int64_t i = begin; i < end; ++i) {
-        r.rope.angles(r.first_position + i, cosines, sines);
+        r.rope.angles(r.positions[static_cast<size_t>(i)], cosines, sines);
         finish_heads(r.queries.f32() + i * r.queries.size(1), n_query_heads, r, r.query_norm, cosines, sines);
         finish_heads(r.keys.f32() + i * r.keys.size(1), n_kv_heads, r, r.key_norm, cosines, sines);
       }

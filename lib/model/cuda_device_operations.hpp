@@ -20,6 +20,7 @@ class CudaOperations final : public Operations {
   Tensor vector(TensorView host) override;
   Tensor upload(Tensor host) override;
   Tensor clone(TensorView x) override;
+  void copy(TensorView x, void* to) override;
   TensorView download(TensorView x) override;
   void embed(TensorView table, std::span<const int32_t> tokens, Tensor& out) override;
   TensorView rounded(TensorView x) override;
@@ -35,7 +36,8 @@ class CudaOperations final : public Operations {
  private:
   // Of the last tokens that were rotated: a layer's are those of the one before.
   struct Angles {
-    int64_t first_position = -1, n = 0, sequence_length = 0;
+    std::vector<int64_t> positions;
+    int64_t sequence_length = 0;
     CudaBuffer<float> cosines, sines;  // [n, head_dim / 2]
   };
   uint16_t* input(const Shape& shape);

@@ -47,9 +47,11 @@ Tensor CudaOperations::upload(Tensor host) {
 
 Tensor CudaOperations::clone(TensorView x) {
   Tensor own(x.dtype(), x.shape(), memory());
-  cuda::copy_on_device(own.data(), x.data(), x.n_bytes(), stream_.get());
+  copy(x, own.data());
   return own;
 }
+
+void CudaOperations::copy(TensorView x, void* to) { cuda::copy_on_device(to, x.data(), x.n_bytes(), stream_.get()); }
 
 TensorView CudaOperations::download(TensorView x) {
   host_.resize(x.dtype(), x.shape());
@@ -98,18 +100,14 @@ void CudaOperations::linear(TensorView x, TensorView weights, TensorView bias, T
 
 void CudaOperations::set_angles(const HeadRotation& r) {
   const int64_t n = r.queries.size(0), half = r.head_dim / 2;
-  if (angles_.first_position == r.first_position && angles_.n == n &&
-      angles_.sequence_length == r.rope.sequence_length()) {
-    return;
-  }
+  if (std::ranges::equal(angles_.positions, r.positions) && angles_.sequence_length == r.rope.sequence_length()) return;
   std::vector<float> cosines(static_cast<size_t>(n * half)), sines(cosines.size());
   for (int64_t i = 0; i < n; ++i) {
-    r.rope.angles(r.first_position + i, cosines.data() + i * half, sines.data() + i * half);
+    r.rope.angles(r.positions[static_cast<size_t>(i)], cosines.data() + i * half, sines.data() + i * half);
   }
   angles_.cosines.filled(cosines, stream_);
   angles_.sines.filled(sines, stream_);
-  angles_.first_position = r.first_position;
-  angles_.n = n;
+  angles_.positions.assign(r.positions.begin(), r.positions.end());
   angles_.sequence_length = r.rope.sequence_length();
 }
 

@@ -1,4 +1,4 @@
-// Prefill, decode, stop.
+// Prefill, decode, stop: one token after the other.
 #include "lib/model/generate.hpp"
 
 #include <algorithm>
@@ -37,37 +37,6 @@ std::span<const float> last_row(TensorView logits) {
   return {logits.f32() + (logits.size(0) - 1) * vocab, static_cast<size_t>(vocab)};
 }
 
-// The forward passes: owns the position and the clock.
-struct Runner {
-  Transformer& transformer;
-  Attention& attention;
-  int64_t position;
-  double decode_ms = 0;
-  int64_t n_decoded = 0;
-
-  TensorView forward(std::span<const int32_t> tokens) {
-    const TensorView logits = transformer.forward(tokens, position, attention);
-    position += static_cast<int64_t>(tokens.size());
-    return logits;
-  }
-
-  TensorView prefill(std::span<const int32_t> tokens, int64_t chunk) {
-    while (static_cast<int64_t>(tokens.size()) > chunk) {
-      (void)forward(tokens.first(static_cast<size_t>(chunk)));
-      tokens = tokens.subspan(static_cast<size_t>(chunk));
-    }
-    return forward(tokens);
-  }
-
-  TensorView decode(int32_t token) {
-    const auto start = std::chrono::steady_clock::now();
-    const TensorView logits = forward({&token, 1});
-    decode_ms += ms_since(start);
-    ++n_decoded;
-    return logits;
-  }
-};
-
 // The answer while it grows: tokens, and the text that is final.
 struct Answer {
   const Tokenizer& tokenizer;
@@ -91,16 +60,6 @@ struct Answer {
   void finish() { publish(stream.finish(tokenizer.decode(tokens, true))); }
 };
 
-// Returns the finish reason. The last token is not computed: nothing would follow it.
-std::string decode(Runner& runner, TensorView logits, Sampler& sampler, int64_t max_tokens, Answer& answer) {
-  for (int64_t n = 1; n <= max_tokens; ++n) {
-    const int32_t token = sampler.next(last_row(logits));
-    if (!answer.add(token)) return "stop";
-    if (n < max_tokens) logits = runner.decode(token);
-  }
-  return "length";
-}
-
 }  // namespace
 
 std::string check_length(const ModelConfig& config, int64_t n_tokens) {
@@ -119,29 +78,108 @@ std::string check_length(const ModelConfig& config, int64_t n_tokens) {
   return fmt::format("positions up to {} are beyond the {} that the model was made for", n_tokens, limit);
 }
 
+struct Generating::State {
+  State(const Tokenizer& tokenizer, Attention& held, int64_t first_position, const GenerateOptions& options,
+        OnText text)
+      : attention(held),
+        position(first_position),
+        max_tokens(options.max_tokens),
+        sampler(options.sampling),
+        on_text(std::move(text)),
+        answer{tokenizer, TextStream(options.stop), on_text, all_stop_tokens(tokenizer, options), {}, {}} {}
+
+  // The chunks of a prompt; the last one's logits.
+  TensorView prefill(Transformer& transformer, std::span<const int32_t> tokens, int64_t chunk) {
+    TensorView logits;
+    while (!tokens.empty()) {
+      const auto part = tokens.first(std::min(tokens.size(), static_cast<size_t>(chunk)));
+      logits = transformer.forward(part, position, attention);
+      position += std::ssize(part);
+      tokens = tokens.subspan(part.size());
+    }
+    return logits;
+  }
+
+  // The last token of an answer is not computed: nothing would follow it.
+  void choose(std::span<const float> logits) {
+    token = sampler.next(logits);
+    ++n_chosen;
+    if (!answer.add(token)) {
+      result.finish_reason = "stop";
+    } else if (n_chosen == max_tokens) {
+      result.finish_reason = "length";
+    }
+  }
+
+  Attention& attention;
+  int64_t position;  // of the next token
+  int64_t max_tokens, n_chosen = 0, n_decoded = 0;
+  int32_t token = 0;
+  double decode_ms = 0;
+  Sampler sampler;
+  OnText on_text;
+  Answer answer;
+  Generation result;
+};
+
+Generating::Generating(Transformer& transformer, const Tokenizer& tokenizer, Attention& attention,
+                       std::span<const int32_t> prompt_tokens, int64_t first_position, const GenerateOptions& options,
+                       const OnText& on_text) {
+  check(prompt_tokens, first_position, options);
+  const int64_t n_prompt = std::ssize(prompt_tokens);
+  std::string warning = check_length(transformer.config(), first_position + n_prompt + options.max_tokens);
+  state_ = std::make_unique<State>(tokenizer, attention, first_position, options, on_text);
+  state_->result.n_prompt_tokens = n_prompt;
+  state_->result.warning = std::move(warning);
+  const int64_t n_reserved = std::min(options.max_tokens, kReservedTokens);
+  state_->answer.tokens.reserve(static_cast<size_t>(n_reserved));
+  attention.reserve(first_position + n_prompt + n_reserved);
+
+  const auto start = std::chrono::steady_clock::now();
+  const TensorView logits = state_->prefill(transformer, prompt_tokens, options.chunk);
+  state_->result.prefill_ms = ms_since(start);
+  if (options.max_tokens == 0) {
+    state_->result.finish_reason = "length";
+  } else {
+    state_->choose(last_row(logits));
+  }
+}
+
+Generating::Generating(Generating&&) noexcept = default;
+Generating& Generating::operator=(Generating&&) noexcept = default;
+Generating::~Generating() = default;
+
+bool Generating::done() const { return !state_->result.finish_reason.empty(); }
+
+SequenceToken Generating::next() const { return {state_->token, state_->position, &state_->attention}; }
+
+void Generating::take(std::span<const float> logits, double ms) {
+  ++state_->position;
+  ++state_->n_decoded;
+  state_->decode_ms += ms;
+  state_->choose(logits);
+}
+
+Generation Generating::finish() {
+  State& s = *state_;
+  s.answer.finish();
+  if (s.n_decoded > 0) s.result.decode_ms_per_token = s.decode_ms / static_cast<double>(s.n_decoded);
+  s.result.tokens = std::move(s.answer.tokens);
+  s.result.text = std::move(s.answer.text);
+  return std::move(s.result);
+}
+
 Generation generate(Transformer& transformer, const Tokenizer& tokenizer, Attention& attention,
                     std::span<const int32_t> prompt_tokens, int64_t first_position, const GenerateOptions& options,
                     const OnText& on_text) {
-  check(prompt_tokens, first_position, options);
-  Generation result;
-  result.n_prompt_tokens = static_cast<int64_t>(prompt_tokens.size());
-  result.warning = check_length(transformer.config(), first_position + result.n_prompt_tokens + options.max_tokens);
-  Sampler sampler(options.sampling);
-  Answer answer{tokenizer, TextStream(options.stop), on_text, all_stop_tokens(tokenizer, options), {}, {}};
-  Runner runner{transformer, attention, first_position};
-  const int64_t n_reserved = std::min(options.max_tokens, kReservedTokens);
-  answer.tokens.reserve(static_cast<size_t>(n_reserved));
-  attention.reserve(first_position + result.n_prompt_tokens + n_reserved);
-
-  const auto start = std::chrono::steady_clock::now();
-  const TensorView logits = runner.prefill(prompt_tokens, options.chunk);
-  result.prefill_ms = ms_since(start);
-  result.finish_reason = decode(runner, logits, sampler, options.max_tokens, answer);
-  answer.finish();
-  if (runner.n_decoded > 0) result.decode_ms_per_token = runner.decode_ms / static_cast<double>(runner.n_decoded);
-  result.tokens = std::move(answer.tokens);
-  result.text = std::move(answer.text);
-  return result;
+  Generating answer(transformer, tokenizer, attention, prompt_tokens, first_position, options, on_text);
+  while (!answer.done()) {
+    const auto start = std::chrono::steady_clock::now();
+    const SequenceToken token = answer.next();
+    const TensorView logits = transformer.forward({&token.token, 1}, token.position, attention);
+    answer.take(last_row(logits), ms_since(start));
+  }
+  return answer.finish();
 }
 
 }  // namespace squeeze

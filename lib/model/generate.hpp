@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,6 +43,29 @@ using OnText = std::function<void(std::string_view)>;
 Generation generate(Transformer& transformer, const Tokenizer& tokenizer, Attention& attention,
                     std::span<const int32_t> prompt_tokens, int64_t first_position, const GenerateOptions& options,
                     const OnText& on_text = {});
+
+// generate() in steps, so that several requests can share forward passes (Transformer::forward_each). The arguments
+// outlive it.
+class Generating {
+ public:
+  // The prompt's forward pass, and the answer's first token.
+  Generating(Transformer& transformer, const Tokenizer& tokenizer, Attention& attention,
+             std::span<const int32_t> prompt_tokens, int64_t first_position, const GenerateOptions& options,
+             const OnText& on_text = {});
+  Generating(Generating&&) noexcept;
+  Generating& operator=(Generating&&) noexcept;
+  ~Generating();
+
+  bool done() const;
+  SequenceToken next() const;  // unless done: the token to be computed
+  // Its logits, f32 [vocab] on the host. ms: what the forward pass took.
+  void take(std::span<const float> logits, double ms);
+  Generation finish();  // when done, once
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 // Throws, or returns the warning, for a sequence of n_tokens in all.
 std::string check_length(const ModelConfig& config, int64_t n_tokens);

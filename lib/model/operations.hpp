@@ -14,10 +14,10 @@ namespace squeeze {
 
 enum class Precision { f32, bf16 };
 
-// QK-norm, if there are weights, and RoPE of the heads of n consecutive tokens, in place.
+// QK-norm, if there are weights, and RoPE of the heads of n tokens, in place.
 struct HeadRotation {
   const Rope& rope;
-  int64_t first_position;
+  std::span<const int64_t> positions;  // [n]
   int64_t head_dim;
   Tensor& queries;                  // f32 [n, n_query_heads * head_dim]
   Tensor& keys;                     // f32 [n, n_kv_heads * head_dim]
@@ -41,6 +41,7 @@ class Operations {
 
   virtual Tensor upload(Tensor host) = 0;
   virtual Tensor clone(TensorView x) = 0;
+  virtual void copy(TensorView x, void* to) = 0;
   virtual TensorView download(TensorView x) = 0;  // to the host; waits for all that was asked for
 
   // out: f32 [n, size] from a table [vocab, size]. The tokens (host) are in the vocabulary.

@@ -1,7 +1,10 @@
 // The forward pass: pre-norm attention and SwiGLU blocks over residual hidden states in float32.
 #include "lib/model/transformer.hpp"
 
+#include <numeric>
+
 #include "lib/core/error.hpp"
+#include "lib/core/scratch.hpp"
 
 namespace squeeze {
 namespace {
@@ -49,8 +52,12 @@ struct Transformer::Impl {
   }
 
   void embed(std::span<const int32_t> tokens, Tensor& out) const;
-  // Of normalised tokens x, to `delta`.
-  void attend(const Layer& layer, TensorView x, int index, int64_t first_position, Attention& attention);
+  // One layer, in place. attend: gives the attention's output [n, n_query_heads * head_dim] for the projections in q, k
+  // and v.
+  template <class Attend>
+  void run_layer(const Layer& layer, std::span<const int64_t> at, float* x, const Attend& attend);
+  // Of the n tokens from `row` on.
+  AttentionInput input(int layer, int64_t row, int64_t n) const;
   void run_mlp(const Layer& layer, TensorView x);
 
   ModelConfig config;
@@ -62,31 +69,43 @@ struct Transformer::Impl {
 
   Tensor buffer() const { return Tensor(ops->memory()); }
   // What a pass computes in, kept from one to the next.
-  Tensor hidden = buffer(), q = buffer(), k = buffer(), v = buffer(), gate = buffer(), up = buffer(), delta = buffer(),
-         logits = buffer();
+  Tensor hidden = buffer(), q = buffer(), k = buffer(), v = buffer(), attended = buffer(), gate = buffer(),
+         up = buffer(), delta = buffer(), logits = buffer();
+  std::vector<int64_t> positions;
 };
 
-void Transformer::Impl::attend(const Layer& layer, TensorView x, int index, int64_t first_position,
-                               Attention& attention) {
-  const int64_t n = x.size(0), dim = config.head_dim;
+AttentionInput Transformer::Impl::input(int layer, int64_t row, int64_t n) const {
+  const auto heads = [&](const Tensor& rows) {
+    const int64_t dim = config.head_dim;
+    return reshaped(rows.view().slice(row, row + n), {n, rows.size(1) / dim, dim});
+  };
+  return {.layer = layer,
+          .first_position = positions[static_cast<size_t>(row)],
+          .queries = heads(q),
+          .keys = heads(k),
+          .values = heads(v)};
+}
+
+template <class Attend>
+void Transformer::Impl::run_layer(const Layer& layer, std::span<const int64_t> at, float* hidden_rows,
+                                  const Attend& attend) {
+  const TensorView states(hidden_rows, DType::f32, {std::ssize(at), config.hidden_size});
+  const TensorView x = ops->normalised(states, layer.attention_norm, config.rms_norm_eps);
   ops->linear(x, layer.q, layer.q_bias, q);
   ops->linear(x, layer.k, layer.k_bias, k);
   ops->linear(x, layer.v, layer.v_bias, v);
   ops->rotate({.rope = rope,
-               .first_position = first_position,
-               .head_dim = dim,
+               .positions = at,
+               .head_dim = config.head_dim,
                .queries = q,
                .keys = k,
                .query_norm = layer.q_norm,
                .key_norm = layer.k_norm,
                .eps = config.rms_norm_eps});
-  const TensorView attended = attention.attend({.layer = index,
-                                                .first_position = first_position,
-                                                .queries = reshaped(q, {n, config.n_query_heads, dim}),
-                                                .keys = reshaped(k, {n, config.n_kv_heads, dim}),
-                                                .values = reshaped(v, {n, config.n_kv_heads, dim})});
-  const TensorView heads = ops->rounded(reshaped(attended, {n, config.n_query_heads * dim}));
-  ops->linear(heads, layer.o, layer.o_bias, delta);
+  ops->linear(ops->rounded(reshaped(attend(), {std::ssize(at), q.size(1)})), layer.o, layer.o_bias, delta);
+  ops->add(delta, hidden_rows);
+  run_mlp(layer, ops->normalised(states, layer.mlp_norm, config.rms_norm_eps));
+  ops->add(delta, hidden_rows);
 }
 
 void Transformer::Impl::run_mlp(const Layer& layer, TensorView x) {
@@ -137,14 +156,34 @@ void Transformer::forward_layer(int layer, int64_t first_position, Attention& at
                                 int64_t n) const {
   if (n == 0) return;
   check_length(first_position + n);
-  const Layer& weights = impl_->layers.at(static_cast<size_t>(layer));
-  Operations& ops = operations();
-  const float eps = config().rms_norm_eps;
-  const TensorView x(hidden, DType::f32, {n, config().hidden_size});
-  impl_->attend(weights, ops.normalised(x, weights.attention_norm, eps), layer, first_position, attention);
-  ops.add(impl_->delta, hidden);
-  impl_->run_mlp(weights, ops.normalised(x, weights.mlp_norm, eps));
-  ops.add(impl_->delta, hidden);
+  resize_with_room(impl_->positions, static_cast<size_t>(n));
+  std::iota(impl_->positions.begin(), impl_->positions.end(), first_position);
+  impl_->run_layer(impl_->layers.at(static_cast<size_t>(layer)), impl_->positions, hidden,
+                   [&] { return attention.attend(impl_->input(layer, 0, n)); });
+}
+
+TensorView Transformer::forward_each(std::span<const SequenceToken> tokens) const {
+  if (tokens.empty()) fail("a forward pass needs at least one token");
+  Impl& impl = *impl_;
+  std::vector<int32_t> ids;
+  impl.positions.clear();
+  for (const SequenceToken& token : tokens) {
+    check_length(token.position + 1);
+    ids.push_back(token.token);
+    impl.positions.push_back(token.position);
+  }
+  impl.embed(ids, impl.hidden);
+  for (int layer = 0; layer < config().n_layers; ++layer) {
+    impl.run_layer(impl.layers[static_cast<size_t>(layer)], impl.positions, impl.hidden.f32(), [&] {
+      impl.attended.resize(DType::f32, impl.q.shape());
+      for (int64_t i = 0; i < std::ssize(tokens); ++i) {
+        const TensorView row = tokens[static_cast<size_t>(i)].attention->attend(impl.input(layer, i, 1));
+        impl.ops->copy(row, impl.attended.at(i * impl.q.size(1)));
+      }
+      return impl.attended.view();
+    });
+  }
+  return logits(impl.hidden);
 }
 
 TensorView Transformer::logits(TensorView hidden) const {

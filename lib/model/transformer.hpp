@@ -13,6 +13,13 @@
 
 namespace squeeze {
 
+// The next token of a sequence that an attention holds.
+struct SequenceToken {
+  int32_t token;
+  int64_t position;
+  Attention* attention;
+};
+
 // What it returns as a view is valid until the next call of any function that computes. One pass at a time.
 class Transformer {
  public:
@@ -39,6 +46,10 @@ class Transformer {
   void forward_layer(int layer, int64_t first_position, Attention& attention, float* hidden, int64_t n) const;
   // f32 [n, vocab], on the host, from hidden states f32 [n, hidden] after the last layer.
   TensorView logits(TensorView hidden) const;
+
+  // One token of each of several sequences, which share the reading of the weights: logits, f32 [n, vocab], on the
+  // host. Every sequence has an attention of its own.
+  TensorView forward_each(std::span<const SequenceToken> tokens) const;
 
   // All layers over consecutive tokens: f32 [n, hidden], what logits() takes. Throws if there are no tokens.
   TensorView hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const;
