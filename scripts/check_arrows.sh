@@ -23,6 +23,7 @@ rule "HDF5 only in formats/h5.cpp" '#include [<"]hdf5' $(sources kernels lib for
 rule "oneDNN only in the matmul file" '#include .*dnnl' $(sources kernels lib formats tools | grep -v kernels/cpu/matmul.cpp)
 rule "CLI11 only in tools" '#include <CLI/' $(sources kernels lib formats)
 rule "CUDA only in kernels/cuda" '#include <cuda' $(sources kernels lib formats tools | grep -v kernels/cuda/)
+rule "cuBLAS only in kernels/cuda/matmul.cu" '#include <cublas' $(sources kernels lib formats tools tests | grep -v kernels/cuda/matmul.cu)
 rule "doctest only in tests" '#include <doctest' $(sources kernels lib formats tools)
 rule "JSON in one header" '#include <nlohmann/json.hpp>' $(find lib formats kernels tools -name "*.hpp" ! -path lib/model/json_node.hpp)
 [ $status = 0 ] && echo "includes follow the arrows"

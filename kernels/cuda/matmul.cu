@@ -6,7 +6,6 @@
 #include <mutex>
 #include <tuple>
 
-#include "kernels/cuda/forward_ops.hpp"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matvec.hpp"
 
@@ -78,7 +77,7 @@ uint32_t alignment_of(const LinearArgs& a) {
 struct Plan {
   Operation operation;
   Layout weights, x, out;
-  cublasLtMatmulAlgo_t algorithm;
+  cublasLtMatmulAlgo_t algorithm = {};
   bool adds_bias = false;
 };
 

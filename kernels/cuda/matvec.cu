@@ -16,12 +16,11 @@ constexpr int kTileRows = 16;
 constexpr int kChunk = 32;  // columns, 8 per lane of a row
 constexpr int kAhead = 4;   // chunks whose loads are under way together
 
-// Eight elements of a row from `column` on, zeros outside; the row null: zeros.
+// Eight elements of a row from `column` on, zeros behind its end. Aligned: the row is, and has a multiple of eight.
 template <bool kAligned>
 __device__ void load_eight(const uint16_t* row, int64_t column, int64_t n_columns, uint32_t (&words)[4]) {
 #pragma unroll
   for (uint32_t& word : words) word = 0;
-  if (!row) return;
   if constexpr (kAligned) {
     if (column >= n_columns) return;
     const auto loaded = load_16(row + column);
@@ -37,42 +36,63 @@ __device__ void load_eight(const uint16_t* row, int64_t column, int64_t n_column
   }
 }
 
-// What one lane holds of a chunk: rows lane / 4 and lane / 4 + 8 of the tile, row lane / 4 of x.
-struct ChunkFragments {
-  uint32_t upper[4], lower[4], x[4];
+// The rows that one lane loads of: lane / 4 and lane / 4 + 8 of the tile, lane / 4 of x. A row that is not there is
+// another one instead: nobody reads its sums.
+struct LaneRows {
+  const uint16_t *upper, *lower, *x;
+
+  __device__ LaneRows(const LinearArgs& a, int64_t first_row) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const int64_t row = first_row + lane / 4;
+    upper = a.weights + (row < a.out_features ? row : first_row) * a.in_features;
+    lower = a.weights + (row + 8 < a.out_features ? row + 8 : first_row) * a.in_features;
+    x = a.x + (lane / 4 < a.n_rows ? lane / 4 : 0) * a.in_features;
+  }
 };
 
-// Sums of 16 rows of weights with the rows of x over this warp's chunks: element i is row lane / 4 + i / 2 * 8 of the
-// tile for row lane % 4 * 2 + i % 2 of x.
-template <bool kAligned>
-__device__ void warp_sums(const LinearArgs& a, int64_t first_row, float (&sums)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int64_t row = first_row + lane / 4;
-  const uint16_t* upper = row < a.out_features ? a.weights + row * a.in_features : nullptr;
-  const uint16_t* lower = row + 8 < a.out_features ? a.weights + (row + 8) * a.in_features : nullptr;
-  const uint16_t* x = lane / 4 < a.n_rows ? a.x + lane / 4 * a.in_features : nullptr;
-  const int64_t step = static_cast<int64_t>(blockDim.x) / kWarpSize * kAhead * kChunk;
-#pragma unroll
-  for (float& sum : sums) sum = 0.0f;
-  for (int64_t first = static_cast<int64_t>(warp) * kAhead * kChunk; first < a.in_features; first += step) {
-    ChunkFragments chunks[kAhead];
+// One lane's operands of kAhead chunks.
+struct Chunks {
+  uint32_t upper[kAhead][4], lower[kAhead][4], x[kAhead][4];
+
+  template <bool kAligned>
+  __device__ void load(const LaneRows& rows, int64_t first_column, int64_t n_columns) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int64_t column = first + i * kChunk + lane % 4 * 8;
-      load_eight<kAligned>(upper, column, a.in_features, chunks[i].upper);
-      load_eight<kAligned>(lower, column, a.in_features, chunks[i].lower);
-      load_eight<kAligned>(x, column, a.in_features, chunks[i].x);
+      const int64_t column = first_column + i * kChunk + static_cast<int>(threadIdx.x) % 4 * 8;
+      load_eight<kAligned>(rows.upper, column, n_columns, upper[i]);
+      load_eight<kAligned>(rows.lower, column, n_columns, lower[i]);
+      load_eight<kAligned>(rows.x, column, n_columns, x[i]);
     }
+  }
+  __device__ void add_to(float (&sums)[4]) const {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const ChunkFragments& c = chunks[i];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t operand[4] = {c.upper[half * 2], c.lower[half * 2], c.upper[half * 2 + 1],
-                                     c.lower[half * 2 + 1]};
-        mma_16x8x16(sums, operand, c.x[half * 2], c.x[half * 2 + 1], BF16{});
+      for (int half = 0; half < 4; half += 2) {
+        const uint32_t a[4] = {upper[i][half], lower[i][half], upper[i][half + 1], lower[i][half + 1]};
+        mma_16x8x16(sums, a, x[i][half], x[i][half + 1], BF16{});
       }
     }
+  }
+};
+
+// Sums of 16 rows of weights with the rows of x over this warp's columns: element i is row lane / 4 + i / 2 * 8 of the
+// tile for row lane % 4 * 2 + i % 2 of x. What is added next is loaded before.
+template <bool kAligned>
+__device__ void warp_sums(const LinearArgs& a, int64_t first_row, float (&sums)[4]) {
+  const LaneRows rows(a, first_row);
+#pragma unroll
+  for (float& sum : sums) sum = 0.0f;
+  constexpr int64_t kColumns = kAhead * kChunk;
+  const int64_t step = blockDim.x / kWarpSize * kColumns;
+  int64_t first = threadIdx.x / kWarpSize * kColumns;
+  Chunks next;
+  next.load<kAligned>(rows, first, a.in_features);
+  while (first < a.in_features) {
+    const Chunks current = next;
+    first += step;
+    next.load<kAligned>(rows, first, a.in_features);
+    current.add_to(sums);
   }
 }
 
@@ -108,7 +128,7 @@ void matvec(const LinearArgs& a, Stream stream) {
   }
   if (a.n_rows * a.out_features == 0) return;
   const int64_t n_tiles = (a.out_features + kTileRows - 1) / kTileRows;
-  const unsigned n_warps = n_tiles < 512 ? 16 : 8;  // by the shape only: sums do not depend on the device
+  const unsigned n_warps = n_tiles < 128 ? 16 : 8;  // by the shape only: sums do not depend on the device
   const bool aligned = a.in_features % 8 == 0 && is_aligned(a.x) && is_aligned(a.weights);
   launch(aligned ? matvec_kernel<true> : matvec_kernel<false>,
          {.grid_x = static_cast<unsigned>(n_tiles),

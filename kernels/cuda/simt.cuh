@@ -175,77 +175,86 @@ inline void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second) {
   second = pack(at(2), at(3), F16{});
 }
 
+template <class Number>
 struct Fragments {  // of one lane
   uint32_t a[4], b[2];
+  Number d[4];
 };
-inline const std::byte* exchange_fragments(const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const Fragments own{{a[0], a[1], a[2], a[3]}, {b0, b1}};
-  return emulated::exchange(&own, sizeof own);
-}
 
-// The rows of a (lane / 4 and 8 more) and the columns of b (lane % 4 * 2 and the next) whose products one lane adds up:
-// the elements of row lane / 4 lie in the lanes lane / 4 * 4 + 0 to 3, kPacked to a register; of columns likewise.
-template <int kPacked, class Number, class Unpack>
-struct Operands {
-  Number a[2][8 * kPacked], b[2][8 * kPacked];
-
-  Operands(const std::byte* slots, int lane, const Unpack& unpack) {
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      const auto of_a = emulated::lane_value<Fragments>(slots, lane / 4 * 4 + quarter);
-      for (int i = 0; i < 4; ++i) {  // register i: row i % 2, half i / 2 of the inner dimension
-        for (int e = 0; e < kPacked; ++e)
-          a[i % 2][i / 2 * 4 * kPacked + quarter * kPacked + e] = unpack(of_a.a[i], e, true);
-      }
-      for (int column = 0; column < 2; ++column) {
-        const auto of_b = emulated::lane_value<Fragments>(slots, (lane % 4 * 2 + column) * 4 + quarter);
-        for (int i = 0; i < 2; ++i) {
-          for (int e = 0; e < kPacked; ++e)
-            b[column][i * 4 * kPacked + quarter * kPacked + e] = unpack(of_b.b[i], e, false);
-        }
-      }
+// d += a b of a warp's fragments, a 16 x kInner, b kInner x 8: the elements of row r of a lie in the lanes r % 8 * 4 +
+// 0 to 3, of column c of b in the lanes c * 4 + 0 to 3, kInner / 8 to a register. Sums are of type Sum, in the order of
+// the inner dimension.
+template <int kInner, class Sum, class Number, class Unpack>
+void multiply_fragments(std::byte* slots, const Unpack& unpack) {
+  constexpr int kPacked = kInner / 8;
+  using Own = Fragments<Number>;
+  Sum a[16][kInner], b[kInner][8], d[16][8];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const auto own = emulated::lane_value<Own>(slots, lane);
+    for (int e = 0; e < kPacked; ++e) {
+      const int inner = lane % 4 * kPacked + e;
+      for (int i = 0; i < 4; ++i) a[lane / 4 + i % 2 * 8][i / 2 * 4 * kPacked + inner] = unpack(own.a[i], e, true);
+      for (int i = 0; i < 2; ++i) b[i * 4 * kPacked + inner][lane / 4] = unpack(own.b[i], e, false);
+    }
+    for (int i = 0; i < 4; ++i) d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = Sum{own.d[i]};
+  }
+  for (int row = 0; row < 16; ++row) {
+    for (int k = 0; k < kInner; ++k) {
+      for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
     }
   }
-  template <class Sum>
-  Sum dot(int row, int column, Sum sum) const {
-    for (int k = 0; k < 8 * kPacked; ++k) sum += Sum{a[row][k]} * Sum{b[column][k]};
-    return sum;
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    Number out[4];
+    for (int i = 0; i < 4; ++i) out[i] = static_cast<Number>(d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
+    std::memcpy(slots + lane * 64, out, sizeof out);
   }
-};
+}
+
+template <class Number>
+void exchange_fragments(Number (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, emulated::Combine multiply) {
+  const Fragments<Number> own{{a[0], a[1], a[2], a[3]}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
+  const std::byte* slots = emulated::exchange(&own, sizeof own, multiply);
+  std::memcpy(d, slots + threadIdx.x % kWarpSize * 64, sizeof d);
+}
 
 template <class T>
-void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T tag) {
-  const std::byte* slots = exchange_fragments(a, b0, b1);
-  const auto unpack = [&](uint32_t packed, int e, bool) {
-    return e ? unpack_high(packed, tag) : unpack_low(packed, tag);
-  };
-  const Operands<2, float, decltype(unpack)> operands(slots, static_cast<int>(threadIdx.x) % kWarpSize, unpack);
-  for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(operands.dot(i / 2, i % 2, double{d[i]}));
+void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {
+  exchange_fragments(d, a, b0, b1, [](std::byte* slots) {
+    multiply_fragments<16, double, float>(slots, [](uint32_t packed, int e, bool) {
+      return double{e ? unpack_high(packed, T{}) : unpack_low(packed, T{})};
+    });
+  });
 }
 
 inline void mma_16x8x32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const std::byte* slots = exchange_fragments(a, b0, b1);
-  const auto unpack = [](uint32_t packed, int e, bool is_signed) {
-    const uint32_t byte = packed >> (8 * e) & 0xffu;
-    return is_signed ? int32_t{static_cast<int8_t>(byte)} : static_cast<int32_t>(byte);
-  };
-  const Operands<4, int32_t, decltype(unpack)> operands(slots, static_cast<int>(threadIdx.x) % kWarpSize, unpack);
-  for (int i = 0; i < 4; ++i) d[i] = operands.dot(i / 2, i % 2, d[i]);
+  exchange_fragments(d, a, b0, b1, [](std::byte* slots) {
+    multiply_fragments<32, int32_t, int32_t>(slots, [](uint32_t packed, int e, bool is_signed) {
+      const uint32_t byte = packed >> (8 * e) & 0xffu;
+      return is_signed ? int32_t{static_cast<int8_t>(byte)} : static_cast<int32_t>(byte);
+    });
+  });
 }
 
+// Lane i of matrix m gets 32 bits: of row i / 4, or, transposed, of column i / 4.
 template <bool kTransposed>
 void load_matrices_any(uint32_t (&r)[4], const void* row) {
-  const std::byte* slots = emulated::exchange(&row, sizeof row);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  for (int m = 0; m < 4; ++m) {
-    uint16_t element[2];
-    for (int e = 0; e < 2; ++e) {
-      const int i = kTransposed ? lane % 4 * 2 + e : lane / 4;
-      const int j = kTransposed ? lane / 4 : lane % 4 * 2 + e;
-      std::memcpy(&element[e], emulated::lane_value<const std::byte*>(slots, m * 8 + i) + j * 2, 2);
+  const auto gather = [](std::byte* slots) {
+    uint16_t elements[32][8];  // of the rows that the lanes point at
+    for (int i = 0; i < kWarpSize; ++i) {
+      std::memcpy(elements[i], emulated::lane_value<const std::byte*>(slots, i), sizeof elements[i]);
     }
-    r[m] = element[0] | uint32_t{element[1]} << 16;
-  }
-  emulated::exchange(nullptr, 0);  // nobody writes before everybody has read
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      uint32_t out[4];
+      for (int m = 0; m < 4; ++m) {
+        const int i = lane % 4 * 2, j = lane / 4;
+        out[m] = kTransposed ? elements[m * 8 + i][j] | uint32_t{elements[m * 8 + i + 1][j]} << 16
+                             : elements[m * 8 + j][i] | uint32_t{elements[m * 8 + j][i + 1]} << 16;
+      }
+      std::memcpy(slots + lane * 64, out, sizeof out);
+    }
+  };
+  const std::byte* slots = emulated::exchange(&row, sizeof row, gather);
+  std::memcpy(r, slots + threadIdx.x % kWarpSize * 64, sizeof r);
 }
 inline void load_matrices(uint32_t (&r)[4], const void* row) { load_matrices_any<false>(r, row); }
 inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) { load_matrices_any<true>(r, row); }

@@ -16,6 +16,7 @@ namespace squeeze {
 namespace {
 
 constexpr int64_t kLookupBytes = int64_t{256} << 20;  // of the buffers of one lookup: more works go one after another
+constexpr int64_t kMostWorks = 1024;                  // that the kernels take at once
 constexpr int kDenseBlock = 64;                       // query tokens that read everything together
 
 CudaOperations& device(Operations& operations) {
@@ -190,7 +191,8 @@ class CudaAttention final : public TailAttention {
     const CudaPlan& rule = plan(input.layer, all.tokens);
     const int group = static_cast<int>(all.tokens) * model().group_size();
     const int64_t block_bytes = lookup_.bytes_per_work(layer, rule, group) * model().n_kv_heads;
-    const int64_t step = std::max<int64_t>(1, kLookupBytes / std::max<int64_t>(1, block_bytes));
+    const int64_t fit = std::min(kLookupBytes / block_bytes, kMostWorks / model().n_kv_heads);
+    const int64_t step = std::max<int64_t>(1, fit);
     for (int64_t done = 0; done < all.n; done += step) {
       attend_selected(input, {all.first + done * all.tokens, std::min(step, all.n - done), all.tokens}, &rule);
     }

@@ -27,6 +27,8 @@ std::vector<Case> kmeans_cases();
 std::vector<Case> forward_ops_cases();
 std::vector<Case> block_lookup_cases();
 std::vector<Case> attend_prefill_cases();
+std::vector<Case> matmul_cases();
+std::vector<Case> stream_cases();
 
 inline void expect(bool holds, const std::string& what) {
   if (!holds) throw std::runtime_error(what);

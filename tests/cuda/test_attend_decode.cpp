@@ -20,7 +20,11 @@ struct Setting {
   std::vector<int> n_rows = {};   // per work, repeated; rows are drawn at random
   std::vector<int> n_tail = {0};  // the same
   std::vector<int> n_rest = {0};
+  int tokens = 1;   // of which a work's rows are; token t sees t more rows of the tail
+  int n_tails = 0;  // that works share; 0: each has its own
 
+  int heads() const { return group / tokens; }
+  int tail_of(int work) const { return n_tails ? work % n_tails : work; }
   int n_works() const { return n_requests * n_kv_heads; }
 };
 
@@ -52,6 +56,7 @@ class Call {
                                       .n_works = s_.n_works(),
                                       .n_kv_heads = s_.n_kv_heads,
                                       .group = s_.group,
+                                      .heads_per_token = s_.tokens > 1 ? s_.heads() : 0,
                                       .head_dim = s_.head_dim,
                                       .scale = scale(),
                                       .dtype = s_.dtype,
@@ -65,6 +70,7 @@ class Call {
                                       .tail_values = tail_values.data(),
                                       .tail_capacity = kTailCapacity,
                                       .n_tail = n_tail.data(),
+                                      .n_tails = s_.n_tails,
                                       .value_means = value_means.data(),
                                       .n_clusters = kClusters,
                                       .rest = rest.data(),
@@ -80,6 +86,7 @@ class Call {
     cuda::fill_device(out.data(), 0xff, out.size() * sizeof(float), nullptr);
     cuda::attend_decode(args, nullptr);  // the workspace is fit for a second call, and the bits are the same
     expect(out.host() == first, "a second call gives other bits");
+    if (s_.tokens > 1) check_tokens_alone(args, first);
   }
 
  private:
@@ -123,8 +130,8 @@ class Call {
       const size_t row = kv * size_t(s_.n_tokens) + size_t(row_lists_[size_t(work * s_.n_tokens + i)]);
       rows.push_back({logit(&keys_[row * dim]), &values_[row * dim]});
     }
-    for (int i = 0; i < n_tail_[size_t(work)]; ++i) {
-      const size_t row = size_t(work) * kTailCapacity + size_t(i);
+    for (int i = 0; i < n_tail_[size_t(work)] + head / s_.heads(); ++i) {
+      const size_t row = size_t(s_.tail_of(work)) * kTailCapacity + size_t(i);
       rows.push_back({logit(&tail_keys_[row * dim]), &tail_values_[row * dim]});
     }
     for (int i = 0; i < n_rest_[size_t(work)]; ++i) {
@@ -133,6 +140,40 @@ class Call {
           {double{rest_logits_[size_t((work * s_.group + head) * kClusters + i)]}, &value_means_[cluster * dim]});
     }
     return rows;
+  }
+
+  // Each token of the works in a call of its own, over the same lists.
+  void check_tokens_alone(cuda::AttendDecodeArgs args, const std::vector<float>& together) const {
+    const size_t heads = size_t(s_.heads()), dim = size_t(s_.head_dim), n_works = size_t(s_.n_works());
+    args.group = s_.heads();
+    args.heads_per_token = 0;
+    args.lse = nullptr;
+    for (int token = 0; token < s_.tokens; ++token) {
+      const auto of_token = [&](const std::vector<float>& all, size_t size) {
+        std::vector<float> own;
+        for (size_t w = 0; w < n_works; ++w) {
+          const auto first = all.begin() + std::ptrdiff_t((w * size_t(s_.tokens) + size_t(token)) * heads * size);
+          own.insert(own.end(), first, first + std::ptrdiff_t(heads * size));
+        }
+        return own;
+      };
+      std::vector<int32_t> n_tail = n_tail_;
+      for (int32_t& n : n_tail) n += token;
+      const DeviceArray<float> queries(of_token(queries_, dim)), rest_logits(of_token(rest_logits_, kClusters));
+      const DeviceArray<int32_t> device_n_tail(n_tail);
+      const DeviceArray<float> out(queries.size());
+      const DeviceArray<char> workspace(cuda::attend_decode_workspace_bytes(s_.n_works(), args.group, s_.head_dim));
+      args.queries = queries.data();
+      args.rest_logits = rest_logits.data();
+      args.n_tail = device_n_tail.data();
+      args.out = out.data();
+      args.workspace = workspace.data();
+      cuda::attend_decode(args, nullptr);
+      const std::vector<float> of_block = of_token(together, dim);
+      const std::vector<double> expected(of_block.begin(), of_block.end());
+      // Of more than 8 rows, only those of the block are rounded to the type of the keys: logits are off by a unit.
+      expect_close("a token alone", out.host(), expected, s_.group <= 8 ? 1e-4 : 0.05);
+    }
   }
 
   // Groups of more than 8 heads round their queries to the type of the keys.
@@ -209,6 +250,22 @@ std::vector<Case> attend_decode_cases() {
       {"attend_decode: dropped clusters",
        [] {
          check_setting({.n_rows = {20, 0}, .n_tail = {3}, .n_rest = {50, 7}});
+       }},
+      {"attend_decode: blocks of two tokens, a tail they share",
+       [] {
+         check_setting({.n_requests = 3, .n_rows = {30, 0}, .n_tail = {0, 0, 2, 17, 33}, .tokens = 2, .n_tails = 2});
+       }},
+      {"attend_decode: blocks of four tokens, tails of their own, dropped clusters",
+       [] {
+         check_setting({.group = 8, .n_rows = {0, 40}, .n_tail = {0, 14}, .n_rest = {0, 9}, .tokens = 4});
+       }},
+      {"attend_decode: blocks of sixteen rows",
+       [] {
+         check_setting({.group = 16, .n_requests = 2, .n_rows = {25}, .n_tail = {13, 30}, .n_rest = {3}, .tokens = 4});
+       }},
+      {"attend_decode: blocks of five tokens of three heads, dim 64",
+       [] {
+         check_setting({.group = 15, .head_dim = 64, .n_rows = {50}, .n_tail = {0, 31}, .tokens = 5, .n_tails = 1});
        }},
       {"attend_decode: f16",
        [] { check_setting({.dtype = DType::f16, .n_rows = {70}, .n_tail = {5}, .n_rest = {9}}); }},

@@ -111,16 +111,16 @@ void check_append() {
   const DeviceArray<int32_t> first(std::vector<int32_t>{kFirst});
   for (const DType dtype : {DType::f16, DType::bf16}) {
     const DeviceArray<uint16_t> cache(std::vector<uint16_t>(kHeads * kCapacity * kDim, 77));
-    cuda::append_rows({.rows = device_rows.data(),
-                       .stride = kStride,
-                       .n = kTokens,
-                       .n_heads = kHeads,
-                       .dim = kDim,
-                       .cache = cache.data(),
-                       .dtype = dtype,
-                       .capacity = kCapacity,
-                       .first = first.data()},
-                      nullptr);
+    cuda::AppendArgs args{.rows = device_rows.data(),
+                          .stride = kStride,
+                          .n = kTokens,
+                          .n_heads = kHeads,
+                          .dim = kDim,
+                          .cache = cache.data(),
+                          .dtype = dtype,
+                          .capacity = kCapacity,
+                          .first = first.data()};
+    cuda::append_rows(args, nullptr);
     std::vector<uint16_t> expected(kHeads * kCapacity * kDim, 77);
     for (int token = 0; token < kTokens; ++token) {
       for (int i = 0; i < kHeads * kDim; ++i) {
@@ -129,6 +129,12 @@ void check_append() {
       }
     }
     expect(cache.host() == expected, "rows of the cache");
+    const DeviceArray<uint16_t> again(std::vector<uint16_t>(kHeads * kCapacity * kDim, 77));
+    args.cache = again.data();
+    args.first = nullptr;
+    args.first_row = kFirst;
+    cuda::append_rows(args, nullptr);
+    expect(again.host() == expected, "rows of the cache, their place known on the host");
   }
 }
 
@@ -152,6 +158,65 @@ void check_swiglu_and_add() {
   expect_close("add", device_gate.host(), sums, 1e-5);
   cuda::add(device_up.data(), device_bias.data(), std::ssize(gate), kSize, device_gate.data(), nullptr);
   expect_close("add with a bias", device_gate.host(), biased, 1e-5);
+}
+
+void check_round() {
+  Random random(8);
+  const std::vector<float> x = random.normals(1000);
+  const DeviceArray<float> device_x(x);
+  const DeviceArray<uint16_t> out(x.size());
+  cuda::round_rows(device_x.data(), std::ssize(x), out.data(), nullptr);
+  expect(out.host() == rounded(x, DType::bf16), "rounded rows");
+}
+
+void check_regroup() {
+  constexpr int kTokens = 6, kBlock = 3, kHeads = 2, kGroup = 4, kDim = 5;
+  Random random(9);
+  const std::vector<float> x = random.normals(kTokens * kHeads * kGroup * kDim);
+  const DeviceArray<float> in(x), blocks(x.size()), back(x.size());
+  cuda::RegroupArgs args{.in = in.data(),
+                         .out = blocks.data(),
+                         .n_tokens = kTokens,
+                         .block_tokens = kBlock,
+                         .n_kv_heads = kHeads,
+                         .group = kGroup,
+                         .dim = kDim};
+  cuda::group_blocks(args, nullptr);
+  std::vector<float> expected;
+  for (int block = 0; block < kTokens / kBlock; ++block) {
+    for (int head = 0; head < kHeads; ++head) {
+      for (int token = 0; token < kBlock; ++token) {
+        const auto first = x.begin() + ((block * kBlock + token) * kHeads + head) * kGroup * kDim;
+        expected.insert(expected.end(), first, first + kGroup * kDim);
+      }
+    }
+  }
+  expect(blocks.host() == expected, "blocks of tokens");
+  args.in = blocks.data();
+  args.out = back.data();
+  cuda::ungroup_blocks(args, nullptr);
+  expect(back.host() == x, "tokens out of blocks");
+}
+
+void check_counts() {
+  constexpr int kN = 700;
+  Random random(10);
+  std::vector<int32_t> first(kN), second(kN);
+  int64_t first_sum = 5, second_sum = 1;  // what is there before
+  for (int i = 0; i < kN; ++i) {
+    first[size_t(i)] = 2'000'000'000 + random.below(1000);
+    second[size_t(i)] = -random.below(1000);
+    first_sum += first[size_t(i)];
+    second_sum += second[size_t(i)];
+  }
+  const DeviceArray<int32_t> device_first(first), device_second(second);
+  const DeviceArray<int64_t> totals(std::vector<int64_t>{5, 1});
+  cuda::add_counts({.counts = {device_first.data(), device_second.data()},
+                    .totals = {totals.data(), totals.data() + 1},
+                    .n_counts = 2,
+                    .n = kN},
+                   nullptr);
+  expect(totals.host() == std::vector<int64_t>{first_sum, second_sum}, "sums of counts");
 }
 
 void check_argmax() {
@@ -185,6 +250,9 @@ std::vector<Case> forward_ops_cases() {
       {"forward_ops: rotate_heads with norms", [] { check_rotate(true); }},
       {"forward_ops: append_rows", check_append},
       {"forward_ops: swiglu, add", check_swiglu_and_add},
+      {"forward_ops: round_rows", check_round},
+      {"forward_ops: group_blocks, ungroup_blocks", check_regroup},
+      {"forward_ops: add_counts", check_counts},
       {"forward_ops: argmax", check_argmax},
   };
 }

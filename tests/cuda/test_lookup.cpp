@@ -14,11 +14,12 @@ using cuda::DeviceArray;
 struct Setting {
   DType dtype = DType::bf16;
   int group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1, n_clusters = 60;
-  double keep = 0.3;     // share of the clusters: the threshold or max_keys lies in a gap of the scores nearby
-  bool by_size = false;  // max_keys, else threshold
-  bool leaves = true;    // else a level above
-  bool in_play = false;  // only some clusters, and mass dropped above
-  bool same = false;     // all centroids the same: ties
+  double keep = 0.3;      // share of the clusters: the threshold or max_keys lies in a gap of the scores nearby
+  bool by_size = false;   // max_keys, else threshold
+  bool per_head = false;  // max_keys_of, else max_keys
+  bool leaves = true;     // else a level above
+  bool in_play = false;   // only some clusters, and mass dropped above
+  bool same = false;      // all centroids the same: ties
   int n_sinks = 3, n_window = 5;
 
   int n_works() const { return n_requests * n_kv_heads; }
@@ -49,7 +50,7 @@ class Call {
     // One threshold serves all works: they are run one at a time.
     for (int work = 0; work < s_.n_works(); ++work) {
       choose_rule(work);
-      check_work(work, run_kernel());
+      check_work(work, run_kernel(work));
     }
   }
 
@@ -173,7 +174,10 @@ class Call {
     if (n_kept == 0 && max_keys_ > 0) kept_[best[0]] = true;
   }
 
-  Result run_kernel() const {
+  Result run_kernel(int work) const {
+    std::vector<int32_t> of_heads(size_t(s_.n_kv_heads), 2);
+    of_heads[size_t(work % s_.n_kv_heads)] = max_keys_;
+    const DeviceArray<int32_t> max_keys_of(of_heads);
     const DeviceArray<float> queries(queries_), scales(scales_), dropped(dropped_);
     const DeviceArray<char> centroids(centroids_);
     const DeviceArray<int32_t> first_row(first_row_), first_child(first_child_), n_of(n_clusters_of_), items(items_),
@@ -206,7 +210,8 @@ class Call {
                                 .n_items = s_.in_play ? n_items.data() : nullptr,
                                 .dropped = s_.in_play ? dropped.data() : nullptr,
                                 .threshold = threshold_,
-                                .max_keys = max_keys_,
+                                .max_keys = s_.per_head ? 1 : max_keys_,
+                                .max_keys_of = s_.per_head ? max_keys_of.data() : nullptr,
                                 .n_sinks = s_.n_sinks,
                                 .n_window = s_.n_window,
                                 .n_tokens = n_tokens(),
@@ -332,6 +337,8 @@ std::vector<Case> lookup_cases() {
        [] { check_setting({.n_clusters = 1200, .keep = 0.1, .by_size = true}); }},
       {"lookup: number of keys that holds everything", [] { check_setting({.keep = 1, .by_size = true}); }},
       {"lookup: fewer keys than the best cluster holds", [] { check_setting({.keep = 0, .by_size = true}); }},
+      {"lookup: numbers of keys per head",
+       [] { check_setting({.n_kv_heads = 3, .n_requests = 2, .by_size = true, .per_head = true}); }},
       {"lookup: equal scores", [] { check_setting({.n_clusters = 700, .by_size = true, .same = true}); }},
       {"lookup: a level above", [] { check_setting({.leaves = false}); }},
       {"lookup: some clusters in play", [] { check_setting({.in_play = true}); }},

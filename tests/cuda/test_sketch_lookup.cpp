@@ -13,9 +13,13 @@ namespace {
 
 using cuda::DeviceArray;
 
+// What is kept: by a number of bytes, or of keys, for all heads or per head, or by a threshold.
+enum class By { bytes, bytes_of, max_keys_of, threshold };
+
 struct Setting {
   int bits = 1, group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1, n_clusters = 30;
-  double keep = 0.2;             // share of the candidates that the bytes pay for
+  By by = By::bytes;
+  double keep = 0.2;             // share of the candidates that the bytes pay for, or the threshold lets through
   double leaves = 0.7;           // share of the leaves that the lookup kept
   bool first_has_leaves = true;  // of work 0
   bool same = false;             // all estimates of a leaf, and all leaves' logits, are equal
@@ -43,9 +47,15 @@ class Call {
       scales_.push_back(f32_to_f16(s_.same ? 0.05f : 0.03f + 0.01f * std::abs(random_.normal())));
     }
     for (int work = 0; work < s_.n_works(); ++work) make_work(work);
+    if (s_.by == By::threshold) choose_threshold();
   }
 
   void run() {
+    std::vector<int64_t> of_heads;  // bytes or keys
+    for (int head = 0; head < s_.n_kv_heads; ++head) of_heads.push_back(limit_of(head));
+    const DeviceArray<int64_t> bytes_of(of_heads);
+    const DeviceArray<int32_t> max_keys_of(std::vector<int32_t>(of_heads.begin(), of_heads.end()));
+    const DeviceArray<int32_t> n_candidates_found(std::vector<int32_t>(size_t(s_.n_works()), kUnwritten));
     const DeviceArray<float> queries(queries_), rotation(rotation_), cluster_logits(cluster_logits_), top(top_logits_),
         dropped(dropped_);
     const DeviceArray<uint8_t> codes(codes_);
@@ -78,7 +88,11 @@ class Call {
                                       .cluster_logits = cluster_logits.data(),
                                       .top_logits = top.data(),
                                       .dropped = dropped.data(),
-                                      .bytes = bytes(),
+                                      .by_threshold = s_.by == By::threshold,
+                                      .threshold = threshold_,
+                                      .max_keys_of = s_.by == By::max_keys_of ? max_keys_of.data() : nullptr,
+                                      .bytes = s_.by == By::bytes ? bytes() : 1 << 20,
+                                      .bytes_of = s_.by == By::bytes_of ? bytes_of.data() : nullptr,
                                       .sketch_bytes = kSketchBytes,
                                       .key_bytes = kKeyBytes,
                                       .n_sinks = s_.n_sinks,
@@ -87,6 +101,7 @@ class Call {
                                       .rows = rows.data(),
                                       .rows_stride = n_tokens(),
                                       .n_rows = n_rows.data(),
+                                      .n_candidates = n_candidates_found.data(),
                                       .rest = rest.data(),
                                       .rest_logits = rest_logits.data(),
                                       .rest_stride = int64_t(rest_stride),
@@ -104,7 +119,9 @@ class Call {
     const std::vector<int32_t> all_rows = rows.host(), counts = n_rows.host(), n_rest_found = n_rest_out.host();
     const std::vector<int32_t> all_rest = rest.host();
     const std::vector<float> logits = rest_logits.host();
+    const std::vector<int32_t> candidates_found = n_candidates_found.host();
     for (int work = 0; work < s_.n_works(); ++work) {
+      expect(candidates_found[size_t(work)] == n_candidates(work), "number of candidates");
       const std::span<const int32_t> own(all_rows.data() + work * n_tokens(), size_t(counts[size_t(work)]));
       const std::set<int32_t> kept = check_rows(work, own);
       expect(n_rest_found[size_t(work)] == kRestBefore + n_leaves_[size_t(work)], "number of rest entries");
@@ -122,8 +139,14 @@ class Call {
     for (int work = 0; work < s_.n_works() && n == 0; ++work) n = n_candidates(work);
     return n * kSketchBytes + static_cast<int64_t>(s_.keep * double(n)) * kKeyBytes + kKeyBytes / 2;
   }
+  // The limit of one head where heads have their own: each another one.
+  int64_t limit_of(int head) const {
+    return s_.by == By::bytes_of ? bytes() - head * 10 * kKeyBytes : 20 + 15 * head - 60 * (head == 2);
+  }
   int64_t max_keys(int work) const {
-    return std::clamp<int64_t>((bytes() - n_candidates(work) * kSketchBytes) / kKeyBytes, 0, n_candidates(work));
+    const int64_t limit = limit_of(work % s_.n_kv_heads), n = n_candidates(work);
+    const int64_t of_bytes = ((s_.by == By::bytes_of ? limit : bytes()) - n * kSketchBytes) / kKeyBytes;
+    return std::clamp<int64_t>(s_.by == By::max_keys_of ? limit : of_bytes, 0, n);
   }
 
   void make_leaves() {
@@ -215,12 +238,44 @@ class Call {
     return out;
   }
 
-  // Rounding of weights to bf16, bins of a 32nd of an octave, and a query's integer that rounds the other way.
-  double score_limit() const { return s_.group <= 8 ? 0.04 : 0.08; }
+  // Mean over the heads of a candidate's share, in the order of weights().
+  std::vector<double> scores(int work) const {
+    const auto all = weights(work);
+    std::vector<double> sums, out;
+    for (int head = 0; head < s_.group; ++head) {
+      const size_t at = size_t(work * s_.group + head) * 2;
+      sums.push_back(double{dropped_[at + 1]} * std::exp(double{dropped_[at]}));
+    }
+    for (const auto& [row, of_heads] : all) {
+      for (size_t head = 0; head < of_heads.size(); ++head) sums[head] += of_heads[head];
+    }
+    for (const auto& [row, of_heads] : all) {
+      double score = 0;
+      for (size_t head = 0; head < of_heads.size(); ++head) score += of_heads[head] / sums[head] / s_.group;
+      out.push_back(score);
+    }
+    return out;
+  }
+
+  // One that lets `keep` of the candidates of the last work through, or all or nothing.
+  void choose_threshold() {
+    std::vector<double> found = scores(s_.n_works() - 1);
+    std::sort(found.rbegin(), found.rend());
+    const auto n_kept = static_cast<size_t>(s_.keep * double(found.size()));
+    threshold_ = n_kept == 0 ? 1.0f : n_kept >= found.size() ? 0.0f : static_cast<float>(found[n_kept]);
+  }
+
+  // Rounding of weights to bf16, a query's integer that rounds the other way, and bins of a 32nd of an octave.
+  double score_limit() const {
+    return 1.0 / 256 + (s_.group <= 8 ? 1e-4 : 0.04) + (s_.by == By::threshold ? 0 : 0.035);
+  }
 
   std::set<int32_t> check_rows(int work, std::span<const int32_t> rows) const {
-    expect(std::ssize(rows) == s_.n_sinks + max_keys(work) + s_.n_window,
-           "kept " + std::to_string(rows.size()) + " rows, expected " + std::to_string(max_keys(work)) + " and pinned");
+    if (s_.by != By::threshold) {
+      expect(
+          std::ssize(rows) == s_.n_sinks + max_keys(work) + s_.n_window,
+          "kept " + std::to_string(rows.size()) + " rows, expected " + std::to_string(max_keys(work)) + " and pinned");
+    }
     expect(std::is_sorted(rows.begin(), rows.end()) && std::adjacent_find(rows.begin(), rows.end()) == rows.end(),
            "rows do not ascend");
     for (int i = 0; i < s_.n_sinks; ++i) expect(rows[size_t(i)] == i, "sinks");
@@ -228,21 +283,14 @@ class Call {
       expect(rows[rows.size() - size_t(s_.n_window - i)] == n_tokens() - s_.n_window + i, "window");
     }
     const std::set<int32_t> kept(rows.begin() + s_.n_sinks, rows.end() - s_.n_window);
-    std::vector<double> sums;
-    for (int head = 0; head < s_.group; ++head) {
-      const size_t at = size_t(work * s_.group + head) * 2;
-      sums.push_back(double{dropped_[at + 1]} * std::exp(double{dropped_[at]}));
-    }
     const auto all = weights(work);
-    for (const auto& [row, of_heads] : all) {
-      for (size_t head = 0; head < of_heads.size(); ++head) sums[head] += of_heads[head];
-    }
+    const std::vector<double> all_scores = scores(work);
     double worst_kept = 1e30, best_dropped = 0;
     size_t n_found = 0;
     int32_t last_kept = -1, first_dropped = 1 << 30;
-    for (const auto& [row, of_heads] : all) {
-      double score = 0;
-      for (size_t head = 0; head < of_heads.size(); ++head) score += of_heads[head] / sums[head];
+    for (size_t i = 0; i < all.size(); ++i) {
+      const int32_t row = all[i].first;
+      const double score = all_scores[i];
       if (kept.count(row)) {
         ++n_found;
         worst_kept = std::min(worst_kept, score);
@@ -253,6 +301,12 @@ class Call {
       }
     }
     expect(n_found == kept.size(), "a row that is no candidate");
+    if (s_.by == By::threshold) {
+      const double limit = score_limit() * double{threshold_};
+      expect(worst_kept > double{threshold_} - limit, "a key below the threshold was kept");
+      expect(best_dropped <= double{threshold_} + limit, "a key above the threshold was dropped");
+      return kept;
+    }
     expect(worst_kept >= best_dropped * (1 - score_limit()),
            "a key was dropped that is better than one that was kept: " + std::to_string(best_dropped / worst_kept));
     if (s_.same) expect(last_kept < first_dropped, "of equals the first are to be kept");
@@ -302,6 +356,7 @@ class Call {
   Setting s_;
   Random random_;
   int n_clustered_ = 0;
+  float threshold_ = 0;
   std::vector<float> queries_, rotation_, cluster_logits_, top_logits_, dropped_;
   std::vector<uint8_t> codes_;
   std::vector<uint16_t> scales_;
@@ -322,6 +377,18 @@ std::vector<Case> sketch_lookup_cases() {
       {"sketch_lookup: no leaves at all", [] { check_setting({.leaves = 0}); }},
       {"sketch_lookup: bytes for nothing", [] { check_setting({.keep = 0}); }},
       {"sketch_lookup: bytes for everything", [] { check_setting({.keep = 1.5}); }},
+      {"sketch_lookup: bytes per head", [] { check_setting({.n_kv_heads = 3, .n_requests = 2, .by = By::bytes_of}); }},
+      {"sketch_lookup: numbers of keys per head",
+       [] { check_setting({.n_kv_heads = 3, .n_requests = 2, .by = By::max_keys_of}); }},
+      {"sketch_lookup: threshold", [] { check_setting({.n_requests = 2, .by = By::threshold}); }},
+      {"sketch_lookup: threshold, two bits, many leaves",
+       [] { check_setting({.bits = 2, .n_clusters = 200, .by = By::threshold, .keep = 0.05}); }},
+      {"sketch_lookup: threshold, sixteen heads",
+       [] { check_setting({.bits = 2, .group = 16, .by = By::threshold, .keep = 0.3}); }},
+      {"sketch_lookup: threshold that keeps nothing", [] { check_setting({.by = By::threshold, .keep = 0}); }},
+      {"sketch_lookup: threshold that keeps everything", [] { check_setting({.by = By::threshold, .keep = 1}); }},
+      {"sketch_lookup: threshold, a work without leaves",
+       [] { check_setting({.by = By::threshold, .first_has_leaves = false}); }},
       {"sketch_lookup: equal scores", [] { check_setting({.n_kv_heads = 1, .same = true}); }},
       {"sketch_lookup: dim 64", [] { check_setting({.head_dim = 64}); }},
       {"sketch_lookup: dim 96, two bits", [] { check_setting({.bits = 2, .head_dim = 96}); }},

@@ -1,12 +1,13 @@
-// Threads as fibers: each runs until it waits, then the next one does. A fiber is begun by setcontext and switched by
-// longjmp, which asks the kernel for nothing; AddressSanitizer only understands swapcontext.
+// Threads as fibers: each runs until it waits, then the next one does. Switching is ten instructions on x86-64;
+// elsewhere, and for AddressSanitizer, which understands nothing else, it is swapcontext.
 #include "kernels/cuda/emulated/simt.hpp"
 
+#if !defined(__x86_64__) || defined(__SANITIZE_ADDRESS__)
 #include <ucontext.h>
+#endif
 
 #include <algorithm>
 #include <cassert>
-#include <csetjmp>
 #include <deque>
 #include <exception>
 #include <memory>
@@ -19,11 +20,57 @@
 namespace squeeze::emulated {
 namespace {
 
-constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kStackBytes = (128 << 10) + 17 * 64;  // off a power of two: the stacks do not share cache sets
 constexpr unsigned kWarp = 32;
+
+#if !defined(__x86_64__) || defined(__SANITIZE_ADDRESS__)
+using Context = ucontext_t;
+void switch_context(Context& from, Context& to) { swapcontext(&from, &to); }
+void begin_context(Context& context, std::byte* stack, void (*main)()) {
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, main, 0);
+}
+#else
+using Context = void*;  // a stack, on whose top lies where to go on
+// Not a function: processors foresee returns by calls that match them.
+[[gnu::always_inline]] inline void switch_context(Context& from, Context& to) {
+  Context* save = &from;
+  Context next = to;
+  asm volatile(
+      "leaq -128(%%rsp), %%rsp\n\t"  // what a function may keep below its stack
+      "pushq %%rbp\n\t"
+      "leaq 1f(%%rip), %%rax\n\t"
+      "pushq %%rax\n\t"
+      "movq %%rsp, (%0)\n\t"
+      "movq %1, %%rsp\n\t"
+      "popq %%rax\n\t"
+      "jmpq *%%rax\n"
+      "1:\n\t"
+      "popq %%rbp\n\t"
+      "leaq 128(%%rsp), %%rsp"
+      : "+D"(save), "+S"(next)
+      :
+      : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2",
+        "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+        "cc", "memory");
+}
+void begin_context(Context& context, std::byte* stack, void (*main)()) {
+  const uintptr_t end = reinterpret_cast<uintptr_t>(stack + kStackBytes) / 16 * 16;
+  auto* top = reinterpret_cast<void**>(end) - 2;
+  top[0] = reinterpret_cast<void*>(main);
+  top[1] = nullptr;  // where it would return to
+  context = top;
+}
+#endif
 
 struct Barrier {
   unsigned expected = 0, arrived = 0, generation = 0;
+  Combine combine = nullptr;  // to be called on the slots when all have arrived
+  std::byte* slots = nullptr;
+
   void arrive() {
     if (++arrived == expected) release();
   }
@@ -31,6 +78,7 @@ struct Barrier {
     if (--expected > 0 && arrived == expected) release();
   }
   void release() {
+    if (combine) std::exchange(combine, nullptr)(slots);
     arrived = 0;
     ++generation;
   }
@@ -61,10 +109,7 @@ struct Fiber {
   Thread thread;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  ucontext_t context;
-  std::jmp_buf jump;
-  bool begun = false;
-  std::unique_ptr<std::byte[]> stack;
+  Context context;
   const Barrier* waits_for = nullptr;
   unsigned generation = 0;  // of what it waits for
   bool ended = false;
@@ -75,22 +120,7 @@ struct Fiber {
 
 // A grid runs on the thread that launches it.
 thread_local Fiber* running = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-thread_local ucontext_t scheduler;
-void switch_to_scheduler(Fiber& self) { swapcontext(&self.context, &scheduler); }
-void switch_to_fiber(Fiber& fiber) { swapcontext(&scheduler, &fiber.context); }
-#else
-thread_local std::jmp_buf scheduler;
-void switch_to_scheduler(Fiber& self) {
-  if (_setjmp(self.jump) == 0) _longjmp(scheduler, 1);
-}
-void switch_to_fiber(Fiber& fiber) {
-  if (_setjmp(scheduler) != 0) return;
-  if (fiber.begun) _longjmp(fiber.jump, 1);
-  fiber.begun = true;
-  setcontext(&fiber.context);
-}
-#endif
+thread_local Context scheduler;
 thread_local Barrier grid_barrier;
 thread_local const std::function<void()>* kernel_body = nullptr;
 thread_local std::exception_ptr failure;
@@ -100,7 +130,7 @@ void wait_at(Barrier& barrier) {
   self->waits_for = &barrier;
   self->generation = barrier.generation;
   barrier.arrive();
-  if (barrier.generation == self->generation) switch_to_scheduler(*self);
+  if (barrier.generation == self->generation) switch_context(self->context, scheduler);
   self->waits_for = nullptr;
 }
 
@@ -115,7 +145,7 @@ void fiber_main() {
   self->warp->barrier.leave();
   self->block->barrier.leave();
   grid_barrier.leave();
-  switch_to_scheduler(*self);
+  switch_context(self->context, scheduler);
 }
 
 bool can_run(const Fiber& fiber) {
@@ -124,7 +154,8 @@ bool can_run(const Fiber& fiber) {
 
 void run(Fiber& fiber) {
   running = &fiber;
-  switch_to_fiber(fiber);
+  running_thread = &fiber.thread;
+  switch_context(scheduler, fiber.context);
   if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
 }
 
@@ -162,7 +193,18 @@ void run_fibers(std::vector<Fiber>& fibers) {
   }
 }
 
-void fill_block(Block& block, Index at, Index grid, Index size, size_t shared_bytes, Fiber* fibers) {
+// Kept from one launch to the next.
+std::byte* stacks_for(size_t n_fibers) {
+  thread_local std::unique_ptr<std::byte[]> stacks;
+  thread_local size_t n_stacks = 0;
+  if (n_stacks < n_fibers) {
+    stacks = std::make_unique_for_overwrite<std::byte[]>(n_fibers * kStackBytes);
+    n_stacks = n_fibers;
+  }
+  return stacks.get();
+}
+
+void fill_block(Block& block, Index at, Index grid, Index size, size_t shared_bytes, Fiber* fibers, std::byte* stacks) {
   const unsigned n_threads = size.x * size.y * size.z;
   block.barrier.expected = n_threads;
   block.warps.resize((n_threads + kWarp - 1) / kWarp);
@@ -176,18 +218,12 @@ void fill_block(Block& block, Index at, Index grid, Index size, size_t shared_by
     fiber.block = &block;
     fiber.warp = &block.warps[i / kWarp];
     ++fiber.warp->barrier.expected;
-    fiber.begun = false;
     fiber.ended = false;
     fiber.waits_for = nullptr;
     fiber.n_exchanges = 0;
     fiber.groups.clear();
     fiber.open_group.clear();
-    if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    begin_context(fiber.context, stacks + i * kStackBytes, fiber_main);
   }
 }
 
@@ -198,7 +234,7 @@ Settings& settings() {
   return own;
 }
 
-Thread& thread() { return running->thread; }
+constinit thread_local Thread* running_thread = nullptr;
 std::byte* shared_memory() { return running->block->shared.get(); }
 void sync_block() { wait_at(running->block->barrier); }
 void sync_grid() { wait_at(grid_barrier); }
@@ -213,23 +249,27 @@ void run_grid(Index grid, Index block, size_t shared_bytes, bool cooperative, co
   kernel_body = &body;
   const unsigned together = cooperative ? n_blocks : 1;
   std::vector<Fiber> fibers(size_t{together} * n_threads);
+  std::byte* stacks = stacks_for(fibers.size());
   for (unsigned first = 0; first < n_blocks; first += together) {
     std::vector<Block> blocks(together);
     grid_barrier = {together * n_threads, 0, 0};
     for (unsigned i = 0; i < together; ++i) {
       const unsigned number = settings().ascending ? first + i : n_blocks - 1 - (first + i);
       const Index at{number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
-      fill_block(blocks[i], at, grid, block, shared_bytes, fibers.data() + size_t{i} * n_threads);
+      fill_block(blocks[i], at, grid, block, shared_bytes, fibers.data() + size_t{i} * n_threads,
+                 stacks + size_t{i} * n_threads * kStackBytes);
     }
     run_fibers(fibers);
   }
 }
 
-const std::byte* exchange(const void* own, size_t bytes) {
+const std::byte* exchange(const void* own, size_t bytes, Combine combine) {
   assert(bytes <= 64);
   Fiber& self = *running;
   std::byte* slots = self.warp->slots[self.n_exchanges++ % 2];
   if (bytes > 0) std::memcpy(slots + (self.thread.index.x % kWarp) * 64, own, bytes);
+  self.warp->barrier.combine = combine;
+  self.warp->barrier.slots = slots;
   wait_at(self.warp->barrier);
   return slots;
 }

@@ -41,7 +41,8 @@ struct Index {
 struct Thread {
   Index index, block, block_size, grid_size;
 };
-Thread& thread();  // the running one
+extern constinit thread_local Thread* running_thread;
+inline Thread& thread() { return *running_thread; }  // the running one
 
 // Runs `body` once per thread of every block. Blocks run one after the other, ascending or descending; all at once if
 // `cooperative`. Throws if the threads of a block wait for each other for ever.
@@ -51,8 +52,9 @@ std::byte* shared_memory();
 void sync_block();
 void sync_grid();
 // Hands `bytes` (at most 64) of every lane to all lanes of the warp; returns the 32 slots, 64 bytes apart, valid until
-// the thread's next exchange but one.
-const std::byte* exchange(const void* own, size_t bytes);
+// the thread's next exchange but one. combine: what happens to the slots once all lanes have come, before any goes on.
+using Combine = void (*)(std::byte* slots);
+const std::byte* exchange(const void* own, size_t bytes, Combine combine = nullptr);
 
 void copy_async(void* to, const void* from, size_t bytes, size_t bytes_read);  // the rest becomes zero
 void copy_async_commit();

@@ -1,6 +1,7 @@
 // The benchmark of the CUDA kernels: checks, then times, decoding dense and sparse, and lookups. A call is captured as
 // a graph over several layers, as a model would decode; times are medians of replays, per layer.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -9,6 +10,7 @@
 
 #include "kernels/cuda/cuda.hpp"
 #include "kernels/cuda/kmeans.hpp"
+#include "kernels/cuda/matmul.hpp"
 #include "kernels/cuda/stream.hpp"
 #include "tests/cuda/bench/made_index.hpp"
 #include "tests/cuda/bench/prefill_call.hpp"
@@ -223,6 +225,57 @@ void add_kmeans_row(Bench& bench) {
   bench.add({name, 1e3 * ms, 0, 0, 0, note});
 }
 
+// A linear layer of 4096 x 14336, for as many rows as a step of decoding and a chunk of prefill have. Several layers in
+// turn, so that no cache holds the weights.
+void add_linear_row(Bench& bench, const cuda::Matmul& matmul, int64_t n_rows) {
+  const std::string name = "linear 4096 x 14336, " + std::to_string(n_rows) + (n_rows == 1 ? " row" : " rows");
+  if (!bench.wants(name)) return;
+  constexpr int64_t kIn = 14336, kOut = 4096, kLayers = 8;
+  constexpr int64_t kWeightBytes = kOut * kIn * 2;
+  const std::vector<uint16_t> x = random_rows(n_rows * kIn / kDim), layer = random_rows(kOut * kIn / kDim);
+  const DeviceArray<uint16_t> device_x(x), weights(size_t(kLayers * kOut * kIn));
+  for (int64_t i = 0; i < kLayers; ++i) {
+    cuda::copy_to_device(weights.data() + i * kOut * kIn, layer.data(), size_t(kWeightBytes), nullptr);
+  }
+  cuda::synchronize(nullptr);
+  const DeviceArray<float> out(size_t(n_rows * kOut));
+  const auto work = [&](Stream stream) {
+    for (int64_t i = 0; i < kLayers; ++i) {
+      matmul({.x = device_x.data(),
+              .weights = weights.data() + i * kOut * kIn,
+              .bias = nullptr,
+              .n_rows = n_rows,
+              .out_features = kOut,
+              .in_features = kIn,
+              .out = out.data()},
+             stream);
+    }
+  };
+  bench.run_once(work);
+  const std::vector<float> found = out.host();
+  for (const int64_t at : {int64_t{0}, n_rows * kOut - 1}) {
+    double sum = 0, magnitude = 0;
+    for (int64_t c = 0; c < kIn; ++c) {
+      const double term =
+          double{bf16_to_f32(x[size_t(at / kOut * kIn + c)])} * double{bf16_to_f32(layer[size_t(at % kOut * kIn + c)])};
+      sum += term;
+      magnitude += std::abs(term);
+    }
+    const double error = std::abs(double{found[size_t(at)]} - sum);
+    if (!(error <= magnitude * kIn / (1 << 23))) throw std::runtime_error(name + ": off by " + std::to_string(error));
+  }
+  const double ms = bench.replay_ms(work) / kLayers;
+  const double gbps = double(kWeightBytes) / ms / 1e6;
+  char note[64];
+  std::snprintf(note, sizeof note, "%.1f TFLOP/s", 2.0 * double(n_rows * kOut * kIn) / ms / 1e9);
+  bench.add({name, 1e3 * ms, gbps, gbps / bench.copy_gbps(), 0, note});
+}
+
+void add_linear_rows(Bench& bench) {
+  const cuda::Matmul matmul;
+  for (const int64_t n_rows : {1, 8, 512}) add_linear_row(bench, matmul, n_rows);
+}
+
 void run(const Options& options) {
   Bench bench(options);
   const cuda::DeviceName device = cuda::device_name();
@@ -240,6 +293,7 @@ void run(const Options& options) {
   }
   add_lookup_rows(bench);
   add_kmeans_row(bench);
+  add_linear_rows(bench);
   bench.write_json();
 }
 
