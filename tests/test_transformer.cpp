@@ -55,6 +55,42 @@ TEST_SUITE("transformer") {
     }
   }
 
+  TEST_CASE("sequences that share a forward pass get what each gets alone") {
+    for (const char* name : {"llama_gqa", "qwen3"}) {
+      const golden::Model model(name);
+      for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        const Transformer transformer = model.transformer(precision);
+        const std::vector<int32_t> tokens = golden::prompt().tokens;
+        for (const int64_t n : {1, 3, 8}) {
+          std::vector<std::unique_ptr<DenseCache>> together, alone;
+          std::vector<int64_t> lengths;
+          for (int64_t i = 0; i < n; ++i) {
+            lengths.push_back(5 + 13 * i);
+            const auto start = std::span(tokens).first(static_cast<size_t>(lengths.back()));
+            for (auto* caches : {&together, &alone}) {
+              caches->push_back(std::make_unique<DenseCache>(model.files.info(), DType::bf16));
+              (void)transformer.forward(start, 0, *caches->back());
+            }
+          }
+          for (int step = 0; step < 3; ++step) {
+            std::vector<SequenceToken> batch;
+            for (size_t i = 0; i < lengths.size(); ++i) {
+              batch.push_back({tokens[static_cast<size_t>(lengths[i] + step)], lengths[i] + step, together[i].get()});
+            }
+            const Tensor logits = transformer.forward_each(batch).clone();
+            REQUIRE(logits.size(0) == n);
+            for (int64_t i = 0; i < n; ++i) {
+              const SequenceToken& own = batch[static_cast<size_t>(i)];
+              CHECK(same_bytes(logits.view().slice(i, i + 1),
+                               transformer.forward({&own.token, 1}, own.position, *alone[static_cast<size_t>(i)])));
+            }
+          }
+        }
+        CHECK_THROWS_AS((void)transformer.forward_each({}), Error);
+      }
+    }
+  }
+
   TEST_CASE("forward returns the last token's logits unless all are asked for") {
     const golden::Model model("llama_gqa");
     const std::vector<int32_t> tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};

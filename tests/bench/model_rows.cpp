@@ -33,14 +33,35 @@ struct ModelSetting {
   double keys, bytes;
 };
 constexpr ModelSetting kSettings[] = {{"dense", 0, 0}, {"sparsity 90 %", 0.1, 0}, {"budget 5 %", 0, 0.05}};
+constexpr int kBatch = 4;  // requests at a time, in one more row
 
-std::string row_name(const ModelSetting& setting) { return fmt::format("model 1B 64K {}", setting.name); }
+std::string row_name(const ModelSetting& setting, int batch = 1) {
+  return fmt::format("model 1B 64K {}{}", setting.name, batch > 1 ? fmt::format(", {} at a time", batch) : "");
+}
+
+// One token of each of kBatch requests, which share the reading of the weights. alone_ms: of one request's.
+void batch_row(Bench& bench, const Transformer& model, const ModelSetting& setting,
+               std::vector<std::unique_ptr<ContextAttention>> attentions, double alone_ms) {
+  std::vector<SequenceToken> tokens;
+  for (const auto& attention : attentions) tokens.push_back({17, kTokens, attention.get()});
+  const double ms = bench.time([&] {
+    for (const auto& attention : attentions) attention->clear_tail();
+    model.forward_each(tokens);
+  });
+  BenchRow row{row_name(setting, kBatch), ms, 0, bench.options().threads.back(), {}, {}, {}};
+  row.note =
+      fmt::format("{:.1f} tokens/s, {:.2f} times those of one request", 1000 * kBatch / ms, kBatch * alone_ms / ms);
+  bench.add(std::move(row));
+}
 
 }  // namespace
 
 void model_rows(Bench& bench) {
   std::vector<std::string> names;
-  for (const ModelSetting& setting : kSettings) names.push_back(row_name(setting));
+  for (const ModelSetting& setting : kSettings) {
+    names.push_back(row_name(setting));
+    names.push_back(row_name(setting, kBatch));
+  }
   if (!bench.wants_any(names) || bench.options().max_tokens < kTokens) return;
   const int threads = bench.options().threads.back();
   set_threads(threads);
@@ -54,7 +75,8 @@ void model_rows(Bench& bench) {
     const Policy policy = setting.keys > 0    ? keys_policy(context, setting.keys)
                           : setting.bytes > 0 ? bytes_policy(context, setting.bytes)
                                               : dense_policy();
-    ContextAttention attention(context.view(), policy, setting.bytes > 0 ? Rest::mean : Rest::drop);
+    const Rest rest = setting.bytes > 0 ? Rest::mean : Rest::drop;
+    ContextAttention attention(context.view(), policy, rest);
     const std::vector<int32_t> token = {17};
     const auto decode = [&] {
       attention.clear_tail();
@@ -69,6 +91,10 @@ void model_rows(Bench& bench) {
                            1000 / ms, 100 * usage.attention_ms / ms, 100 * usage.lookup_ms / ms,
                            100 * (1 - (usage.attention_ms + usage.lookup_ms) / ms));
     if (bench.wants(row.name)) bench.add(std::move(row));
+    if (!bench.wants(row_name(setting, kBatch))) continue;
+    std::vector<std::unique_ptr<ContextAttention>> batch;
+    while (batch.size() < kBatch) batch.push_back(std::make_unique<ContextAttention>(context.view(), policy, rest));
+    batch_row(bench, model, setting, std::move(batch), ms);
   }
 }
 
