@@ -40,7 +40,8 @@ class ContextAttention final : public Attention {
 
  private:
   struct Tail;
-  struct Block;   // query tokens of one KV head that share a selection
+  struct Block;  // query tokens of one KV head that share a selection
+  class ScratchPool;
   struct Memory;  // what a call computes in
   void check(const AttentionInput& input) const;
   void cut(TensorView queries);  // into blocks
