@@ -18,8 +18,12 @@ Kernels filled(Kernels upper, const Kernels& lower) {
   fill(upper.widen_i8, lower.widen_i8);
   fill(upper.scores, lower.scores);
   fill(upper.sketch_scores, lower.sketch_scores);
+  fill(upper.leaf_weights, lower.leaf_weights);
+  fill(upper.find_from, lower.find_from);
   fill(upper.extent, lower.extent);
   fill(upper.exp_sum, lower.exp_sum);
+  fill(upper.log, lower.log);
+  fill(upper.sum_squares_f16, lower.sum_squares_f16);
   fill(upper.attend, lower.attend);
   fill(upper.weighted_sum, lower.weighted_sum);
   fill(upper.assign, lower.assign);

@@ -94,7 +94,8 @@ struct MatvecArgs {
 constexpr int64_t sketch_table_bytes(int64_t dim) { return (dim + 7) / 8 * 32; }
 inline constexpr int kSketchTableZero = 31;  // the entry that stands for nothing added
 
-// out[i * out_stride + j] += (query_scales[i] * scales[j]) * dot(query i, code j)
+// out[i * out_stride + j] = (query_scales[i] * scales[j]) * dot(query i, code j), for the rows of the ranges one after
+// the other: column j belongs to the j-th of them.
 // The dot is a sum of table entries: for each group of four dimensions, whose bits are a number b in [0, 16), entry b
 // of the query's 16 for that group, less kSketchTableZero. Integers, and exact; the float operations are these, in this
 // order: all tables give the same bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of
@@ -103,13 +104,34 @@ struct SketchScoresArgs {
   const uint8_t* tables;  // [n_queries, sketch_table_bytes(dim)], each at most 2 * kSketchTableZero
   int64_t n_queries;
   const float* query_scales;  // [n_queries]
-  const uint8_t* codes;       // [n_rows, bits * ((dim + 7) / 8)]
-  const uint16_t* scales;     // f16 [n_rows]
-  int64_t n_rows;
+  const uint8_t* codes;       // [*, bits * ((dim + 7) / 8)], from row first_row on
+  const uint16_t* scales;     // f16, likewise
+  int64_t first_row;
+  const RowRange* ranges;  // [n_ranges]
+  int64_t n_ranges;
   int64_t dim;  // at most kMaxHeadDim
   int bits;     // 1 or 2
   float* out;   // [n_queries, out_stride]
   int64_t out_stride;
+};
+
+// weights[i * weights_stride + j] = exp(scores[i * scores_stride + j] + offsets[i * leaf_stride + leaf of j]), and
+// sums[i * leaf_stride + leaf] += what the leaf's keys get. Leaf l holds the columns [ends[l - 1], ends[l]), leaf 0
+// those from 0 on. largest[i] becomes the largest of itself and the exponents; NaN if one is NaN or infinite. A
+// weight's relative error is at most 2^-18 + 2^-22 (|score| + |offset|), while |exponent| is at most 87; beyond, a
+// weight is at most e^-87, or arbitrary.
+struct LeafWeightsArgs {
+  const float* scores;  // [n_queries, scores_stride]
+  int64_t scores_stride;
+  int64_t n_queries;
+  const int32_t* ends;  // [n_leaves], ascending
+  int64_t n_leaves;
+  const float* offsets;  // [n_queries, leaf_stride]
+  float* sums;           // [n_queries, leaf_stride]
+  int64_t leaf_stride;
+  float* weights;  // [n_queries, weights_stride]
+  int64_t weights_stride;
+  float* largest;  // [n_queries]
 };
 
 // acc[i] += sum_j weights[i * weights_stride + j] * rows[j]
@@ -138,10 +160,16 @@ struct Kernels {
 
   void (*scores)(const ScoresArgs&);
   void (*sketch_scores)(const SketchScoresArgs&);
+  void (*leaf_weights)(const LeafWeightsArgs&);
+  // The numbers of the elements that are at least `least`, ascending, to out [n]; returns how many.
+  int64_t (*find_from)(const float* x, int64_t n, float least, int32_t* out);
   // The smallest and the largest element, NaNs aside; infinity and -infinity if there are none.
   Extent (*extent)(const float* x, int64_t n);
   // x[j] = exp(x[j] - max); returns sum_j weights[j] * x[j] (weights null: all one).
   float (*exp_sum)(float* x, int64_t n, float max, const float* weights);
+  // x[j] = log(x[j]) within 2 ulp of the larger of 1 and |log(x[j])|, for numbers that are not negative.
+  void (*log)(float* x, int64_t n);
+  float (*sum_squares_f16)(const uint16_t* x, int64_t n);
   void (*attend)(const AttendArgs&);
   void (*weighted_sum)(const WeightedSumArgs&);
   void (*assign)(const AssignArgs&);

@@ -218,36 +218,32 @@ TEST_SUITE("block_scores") {
     }
   }
 
-  TEST_CASE("logits become weights, and runs of them are summed on the way") {
+  TEST_CASE("logits become weights, and scores those of the weights") {
     const int64_t n = 100, n_rows = 3;
     std::mt19937 random(12);
     std::vector<float> logits(n_rows * n);
     for (float& x : logits) x = std::uniform_real_distribution<float>(-9, 9)(random);
     const DroppedMass nothing(n_rows);
-    const BlockShape shape{n_rows, {GqaSelect::group_mean, n_rows}};
-    std::vector<float> plain = logits, weights = logits;
-    const BlockScores expected = block_scores(plain, n, {}, nothing, shape);
-    RunSums runs{{1, 1, 40, 93, 100}, {}, {}};
-    const BlockScores found = block_scores(weights, n, {}, nothing, shape, &runs);
-    REQUIRE(runs.max.size() == 3);
-    REQUIRE(runs.sums.size() == 15);
-    for (int64_t r = 0; r < n_rows; ++r) {
-      const float max = runs.max[static_cast<size_t>(r)];
-      CHECK(max == *std::max_element(logits.begin() + r * n, logits.begin() + (r + 1) * n));
-      int64_t begin = 0;
-      for (size_t run = 0; run < 5; ++run) {
+    for (const GqaSelect select : {GqaSelect::group_mean, GqaSelect::group_max, GqaSelect::per_head}) {
+      const BlockShape shape{n_rows, {select, n_rows}};
+      std::vector<float> weights = logits;
+      const BlockScores expected = block_scores(weights, n, {}, nothing, shape);
+      BlockScores found;
+      for (int64_t r = 0; r < n_rows; ++r) {
+        const float max = *std::max_element(logits.begin() + r * n, logits.begin() + (r + 1) * n);
         double sum = 0;
-        for (int64_t i = begin; i < runs.ends[run]; ++i) {
-          const auto at = static_cast<size_t>(r * n + i);
-          CHECK(weights[at] == doctest::Approx(std::exp(double{logits[at]} - double{max})).epsilon(1e-6));
-          sum += double{weights[at]};
+        for (int64_t i = r * n; i < (r + 1) * n; ++i) {
+          const double weight = std::exp(double{logits[size_t(i)]} - double{max});
+          CHECK(weights[size_t(i)] == doctest::Approx(weight).epsilon(1e-6));
+          sum += weight;
         }
-        CHECK(double{runs.sums[static_cast<size_t>(r) * 5 + run]} == doctest::Approx(sum).epsilon(1e-5));
-        begin = runs.ends[run];
+        found.factors.push_back(static_cast<float>(1 / sum));
       }
-    }
-    for (size_t i = 0; i < expected.scores.size(); ++i) {
-      CHECK(found.scores[i] == doctest::Approx(expected.scores[i]).epsilon(1e-5));
+      found = scores_of_weights(weights, n, shape, std::move(found));
+      REQUIRE(found.scores.size() == expected.scores.size());
+      for (size_t i = 0; i < expected.scores.size(); ++i) {
+        CHECK(found.scores[i] == doctest::Approx(expected.scores[i]).epsilon(1e-5));
+      }
     }
   }
 

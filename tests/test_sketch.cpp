@@ -177,8 +177,9 @@ TEST_SUITE("sketch") {
         const SketchTables made = sketch_tables(queries, view, softmax_scale);
         REQUIRE(std::ssize(made.entries) == n_queries * sketch_table_bytes(dim));
         std::vector<float> found(static_cast<size_t>(n_queries * n_keys), 0.0f);
-        kernels().sketch_scores({made.entries.data(), n_queries, made.scales.data(), view.codes, view.scales, n_keys,
-                                 dim, bits, found.data(), n_keys});
+        const RowRange all{0, static_cast<int32_t>(n_keys)};
+        kernels().sketch_scores({made.entries.data(), n_queries, made.scales.data(), view.codes, view.scales, 0, &all,
+                                 1, dim, bits, found.data(), n_keys});
         for (int64_t q = 0; q < n_queries; ++q) {
           const std::vector<double> query = row_of(queries.view(), q), turned = rotated(rotation, query);
           const double step = table_step(turned);
@@ -195,9 +196,9 @@ TEST_SUITE("sketch") {
             // the result.
             const double groups = std::ceil(double(dim) / 4) * (bits == 1 ? 1 : 1.5);
             const double size = std::sqrt(dot_of(query, query));
-            REQUIRE(std::abs(error) <= scale * (groups * step * (0.5 + 31 * 6 * 0x1p-24) +
-                                                levels * double(dim) * 0x1p-24 * size) +
-                                           0x1p-22 * std::abs(estimate));
+            REQUIRE(std::abs(error) <=
+                    scale * (groups * step * (0.5 + 31 * 6 * 0x1p-24) + levels * double(dim) * 0x1p-24 * size) +
+                        0x1p-22 * std::abs(estimate));
             const double own = estimate - double{softmax_scale} * dot_of(query, row_of(keys.view(), key));
             added += error * error;
             noise += own * own;

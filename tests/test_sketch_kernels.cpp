@@ -44,12 +44,27 @@ const std::pair<int64_t, int64_t> kSketchSizes[] = {{0, 5},  {3, 0},  {1, 1},  {
                                                     {6, 15}, {7, 16}, {8, 17}, {9, 5},   {9, 2},   {1, 31},  {2, 32},
                                                     {4, 33}, {5, 64}, {9, 65}, {64, 72}, {64, 40}, {63, 150}};
 
+constexpr int32_t kFirstRow = 7;  // of the codes
+
+// Ranges of n rows together, some of them empty, from the first row on: a gap behind each.
+std::vector<RowRange> ranges_of(int64_t n, std::mt19937& rng) {
+  std::vector<RowRange> ranges;
+  int32_t row = kFirstRow;
+  for (auto left = static_cast<int32_t>(n); left > 0;) {
+    const int32_t size = std::min(left, static_cast<int32_t>(rng() % 3 == 0 ? rng() % 80 : rng() % 8));
+    ranges.push_back({row, row + size});
+    row += size + static_cast<int32_t>(rng() % 3);
+    left -= size;
+  }
+  return ranges;
+}
+
 // Arguments of sketch_scores, all behind pointers that no vector is aligned to.
 struct SketchCase {
   int64_t n_queries, n_rows, dim;
   int bits;
   std::vector<uint8_t> tables;
-  Stored query_scales, before;
+  Stored query_scales;
   Bytes<uint8_t> codes;
   std::vector<uint16_t> scales;
 
@@ -60,7 +75,6 @@ struct SketchCase {
         bits(n_bits),
         tables(static_cast<size_t>(1 + n_queries * sketch_table_bytes(dim)), 0),
         query_scales(DType::f32, n_queries, 1, rng),
-        before(DType::f32, n_queries * n_rows, 1, rng, 10.0f),
         codes(n_rows * bits * ((dim + 7) / 8), rng),
         scales(static_cast<size_t>(n_rows) + 1) {
     for (uint8_t& entry : tables) entry = static_cast<uint8_t>(rng() % (2 * kSketchTableZero + 1));
@@ -73,7 +87,9 @@ struct SketchCase {
             .query_scales = static_cast<const float*>(query_scales.data()),
             .codes = codes.data(),
             .scales = scales.data() + 1,
-            .n_rows = n_rows,
+            .first_row = kFirstRow,
+            .ranges = nullptr,
+            .n_ranges = 0,
             .dim = dim,
             .bits = bits,
             .out = nullptr,
@@ -127,26 +143,27 @@ TEST_SUITE("sketch_kernels") {
     }
   }
 
-  TEST_CASE("sketch_scores adds the exact sum of entries, scaled; the same bits from every table") {
+  TEST_CASE("sketch_scores: the exact sum of entries, scaled; the same bits from every table") {
     std::mt19937 rng(2);
     for (const int64_t dim : kSketchDims) {
       for (const int bits : {1, 2}) {
         CAPTURE(dim);
         CAPTURE(bits);
-        const SketchCase made(64, 150, dim, bits, rng);
-        std::vector<float> expected(64 * 150);
-        for (int64_t i = 0; i < 64 * 150; ++i) expected[static_cast<size_t>(i)] = made.before[i];
+        constexpr int64_t kRows = 500;  // of which 150 in ranges
+        const SketchCase made(64, kRows, dim, bits, rng);
         SketchScoresArgs args = made.args();
+        const RowRange all{kFirstRow, kFirstRow + static_cast<int32_t>(kRows)};
+        std::vector<float> expected(64 * kRows);
         args.out = expected.data();
-        args.out_stride = 150;
+        args.out_stride = kRows;
+        args.ranges = &all;
+        args.n_ranges = 1;
         available_kernels().front()->sketch_scores(args);
         for (int64_t i = 0; i < 64; ++i) {
-          for (int64_t j = 0; j < 150; ++j) {
+          for (int64_t j = 0; j < kRows; ++j) {
             const double product =
                 double{made.query_scales[i]} * double{f16_to_f32(args.scales[j])} * static_cast<double>(made.dot(i, j));
-            const double exact = double{made.before[i * 150 + j]} + product;
-            REQUIRE(near(expected[static_cast<size_t>(i * 150 + j)], exact,
-                         kUnit * (2.01 * std::abs(product) + std::abs(exact))));  // two products and a sum
+            REQUIRE(near(expected[static_cast<size_t>(i * kRows + j)], product, kUnit * 2.01 * std::abs(product)));
           }
         }
         for (const Kernels* table : tables_under_test()) {
@@ -154,19 +171,26 @@ TEST_SUITE("sketch_kernels") {
             CAPTURE(n_queries);
             CAPTURE(n_rows);
             const int64_t stride = n_rows + 2;
-            Guarded out(n_queries * stride);
-            const auto start = [&, n = n_rows](int64_t i, int64_t j) { return j < n ? made.before[i * 150 + j] : kGuard; };
-            for (int64_t i = 0; i < n_queries * stride; ++i) out.data()[i] = start(i / stride, i % stride);
-            args = made.args();
-            args.n_queries = n_queries;
-            args.n_rows = n_rows;
-            args.out = out.data();
-            args.out_stride = stride;
-            table->sketch_scores(args);
-            CHECK(out.intact());
-            for (int64_t i = 0; i < n_queries; ++i) {
-              for (int64_t j = 0; j < stride; ++j) {
-                REQUIRE(out[i * stride + j] == (j < n_rows ? expected[static_cast<size_t>(i * 150 + j)] : kGuard));
+            const RowRange whole{kFirstRow, kFirstRow + static_cast<int32_t>(n_rows)};
+            for (const std::vector<RowRange>& ranges : {std::vector{whole}, ranges_of(n_rows, rng)}) {
+              Guarded out(n_queries * stride);
+              args = made.args();
+              args.n_queries = n_queries;
+              args.ranges = ranges.data();
+              args.n_ranges = std::ssize(ranges);
+              args.out = out.data();
+              args.out_stride = stride;
+              table->sketch_scores(args);
+              CHECK(out.intact());
+              for (int64_t i = 0; i < n_queries; ++i) {
+                int64_t j = 0;
+                for (const RowRange& range : ranges) {
+                  for (int32_t row = range.begin; row < range.end; ++row, ++j) {
+                    REQUIRE(out[i * stride + j] == expected[static_cast<size_t>(i * kRows + row - kFirstRow)]);
+                  }
+                }
+                REQUIRE(j == n_rows);
+                for (; j < stride; ++j) REQUIRE(out[i * stride + j] == kGuard);
               }
             }
           }
@@ -175,7 +199,7 @@ TEST_SUITE("sketch_kernels") {
     }
   }
 
-  TEST_CASE("sketch_scores: the largest sums of both signs, and nothing added") {
+  TEST_CASE("sketch_scores: the largest sums of both signs, and zero") {
     for (const Kernels* table : tables_under_test()) {
       for (const int bits : {1, 2}) {
         const int64_t dim = kMaxHeadDim, n_groups = dim / 4;
@@ -187,12 +211,122 @@ TEST_SUITE("sketch_kernels") {
           const float two = 2.0f;
           for (const int64_t n_rows : {5, 40}) {
             Guarded out(n_rows);
+            const RowRange rows{0, static_cast<int32_t>(n_rows)};
             table->sketch_scores(
-                {entries.data(), 1, &two, codes.data(), scales.data(), n_rows, dim, bits, out.data(), n_rows});
+                {entries.data(), 1, &two, codes.data(), scales.data(), 0, &rows, 1, dim, bits, out.data(), n_rows});
             const auto sum = static_cast<float>(n_groups * (bits == 1 ? 1 : 3) * (entry - kSketchTableZero));
-            for (int64_t j = 0; j < n_rows; ++j) CHECK(out[j] == kGuard + sum);
+            for (int64_t j = 0; j < n_rows; ++j) CHECK(out[j] == sum);
           }
         }
+      }
+    }
+  }
+
+  TEST_CASE("leaf_weights: exponentials of score and offset within their bound, summed per leaf") {
+    std::mt19937 rng(5);
+    for (const Kernels* table : tables_under_test()) {
+      for (const std::vector<int32_t>& ends :
+           {std::vector<int32_t>{}, {0}, {1}, {7}, {8}, {9}, {17, 17, 20}, {3, 40, 41, 80, 96, 97, 130}}) {
+        for (const int64_t n_queries : {0, 1, 2, 3, 4, 5, 7, 9}) {
+          const int64_t n = ends.empty() ? 0 : ends.back(), n_leaves = std::ssize(ends), stride = n + 2;
+          const Stored scores(DType::f32, n_queries * stride, 1, rng, 40.0f);
+          const Stored offsets(DType::f32, n_queries * (n_leaves + 1), 1, rng, 40.0f);
+          Guarded weights(n_queries * stride), sums(n_queries * (n_leaves + 1)), highest(n_queries);
+          for (int64_t i = 0; i < n_queries; ++i) highest.data()[i] = -kInfinity;
+          table->leaf_weights({static_cast<const float*>(scores.data()), stride, n_queries, ends.data(), n_leaves,
+                               static_cast<const float*>(offsets.data()), sums.data(), n_leaves + 1, weights.data(),
+                               stride, highest.data()});
+          CHECK(weights.intact());
+          CHECK(sums.intact());
+          CHECK(highest.intact());
+          for (int64_t i = 0; i < n_queries; ++i) {
+            double most = -INFINITY;
+            int64_t j = 0;
+            for (int64_t leaf = 0; leaf < n_leaves; ++leaf) {
+              double sum = kGuard, error = kUnit * sum;
+              for (; j < ends[static_cast<size_t>(leaf)]; ++j) {
+                const double score = scores[i * stride + j], offset = offsets[i * (n_leaves + 1) + leaf];
+                const double expected = std::exp(score + offset);
+                const double bound = expected * (0x1p-18 + 0x1p-22 * (std::abs(score) + std::abs(offset)));
+                REQUIRE(near(weights[i * stride + j], expected, bound));
+                sum += expected;
+                error += bound + kUnit * static_cast<double>(n + 2) * sum;
+                most = std::max(most, score + offset);
+              }
+              REQUIRE(near(sums[i * (n_leaves + 1) + leaf], sum, error));
+            }
+            CHECK(sums[i * (n_leaves + 1) + n_leaves] == kGuard);
+            CHECK(near(highest[i], most, 0x1p-21 * 80));
+            for (; j < stride; ++j) CHECK(weights[i * stride + j] == kGuard);
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE("leaf_weights: what is not finite shows; what is small stays small; the largest of several calls") {
+    for (const Kernels* table : tables_under_test()) {
+      for (const float odd : {kNan, kInfinity, -kInfinity, -1000.0f, 50.0f}) {
+        for (const int32_t n : {1, 5, 8, 21}) {
+          for (int32_t place = 0; place < n; ++place) {
+            std::vector<float> scores(static_cast<size_t>(n), 1.0f), weights(scores.size());
+            scores[static_cast<size_t>(place)] = odd;
+            float offset = 0.5f, sum = 0, highest = 10;
+            const LeafWeightsArgs args{scores.data(), n, 1, &n, 1, &offset, &sum, 1, weights.data(), n, &highest};
+            table->leaf_weights(args);
+            const bool finite = std::isfinite(odd);
+            CHECK(std::isnan(highest) == !finite);
+            if (finite) CHECK(highest == doctest::Approx(std::max(10.0f, odd + 0.5f)));
+            if (odd == -1000.0f) CHECK(weights[static_cast<size_t>(place)] <= 1.2e-38f);
+            scores[static_cast<size_t>(place)] = 1;
+            table->leaf_weights(args);
+            CHECK(std::isnan(highest) == !finite);
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE("find_from: what is at least the limit, in order") {
+    std::mt19937 rng(6);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        Stored x(DType::f32, n, 1, rng);
+        if (n > 2) x.set(n / 2, 0.25f);
+        for (const float least : {-kInfinity, -0.5f, 0.25f, 0.9f, 2.0f}) {
+          std::vector<int32_t> found(static_cast<size_t>(n)), expected;
+          found.resize(
+              static_cast<size_t>(table->find_from(static_cast<const float*>(x.data()), n, least, found.data())));
+          for (int64_t i = 0; i < n; ++i) {
+            if (x[i] >= least) expected.push_back(static_cast<int32_t>(i));
+          }
+          CHECK(found == expected);
+        }
+      }
+    }
+  }
+
+  TEST_CASE("log within 2 ulp of the larger of 1 and itself; sum_squares_f16 within n roundings") {
+    std::mt19937 rng(7);
+    std::uniform_real_distribution<float> uniform(-80, 80);
+    for (const Kernels* table : tables_under_test()) {
+      for (const int64_t n : kSizes) {
+        std::vector<float> x;
+        for (int64_t i = 0; i < n; ++i) x.push_back(std::exp(i % 3 == 0 ? uniform(rng) : uniform(rng) / 100));
+        if (n > 0) x[0] = 0;
+        if (n > 1) x[1] = 1;
+        Guarded found(x);
+        table->log(found.data(), n);
+        CHECK(found.intact());
+        for (int64_t i = 0; i < n; ++i) {
+          const double expected = std::log(double{x[static_cast<size_t>(i)]});
+          REQUIRE(near(found[i], expected, 4 * kUnit * std::max(1.0, std::abs(expected))));
+        }
+        const Stored halves(DType::f16, n, 1, rng, 10.0f);
+        double squares = 0;
+        for (int64_t i = 0; i < n; ++i) squares += double{halves[i]} * double{halves[i]};
+        const float sum = table->sum_squares_f16(static_cast<const uint16_t*>(halves.data()), n);
+        REQUIRE(near(sum, squares, kUnit * static_cast<double>(n + 1) * squares));
       }
     }
   }

@@ -12,7 +12,8 @@ inline void attend(const AttendArgs& a) {
 
 }  // namespace
 
-extern const Kernels kAmxKernels = {"amx",  nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
-                                    attend, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+extern const Kernels kAmxKernels = {"amx",   nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                                    nullptr, nullptr, nullptr, nullptr, nullptr, attend,  nullptr,
+                                    nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace squeeze

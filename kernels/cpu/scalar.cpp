@@ -43,16 +43,43 @@ int32_t sketch_plane_dot(const uint8_t* table, const uint8_t* plane, int64_t n_b
 
 void sketch_scores(const SketchScoresArgs& a) {
   const int64_t n_bytes = (a.dim + 7) / 8;
-  for (int64_t i = 0; i < a.n_queries; ++i) {
-    const uint8_t* table = a.tables + i * sketch_table_bytes(a.dim);
-    for (int64_t j = 0; j < a.n_rows; ++j) {
+  int64_t column = 0;
+  for (int64_t r = 0; r < a.n_ranges; ++r) {
+    for (int64_t j = a.ranges[r].begin - a.first_row; j < a.ranges[r].end - a.first_row; ++j, ++column) {
       const uint8_t* code = a.codes + j * a.bits * n_bytes;
-      int32_t product = sketch_plane_dot(table, code, n_bytes);
-      if (a.bits == 2) product = 2 * product + sketch_plane_dot(table, code + n_bytes, n_bytes);
-      const float scale = a.query_scales[i] * f16_to_f32(a.scales[j]);
-      a.out[i * a.out_stride + j] += scale * static_cast<float>(product);
+      for (int64_t i = 0; i < a.n_queries; ++i) {
+        const uint8_t* table = a.tables + i * sketch_table_bytes(a.dim);
+        int32_t product = sketch_plane_dot(table, code, n_bytes);
+        if (a.bits == 2) product = 2 * product + sketch_plane_dot(table, code + n_bytes, n_bytes);
+        const float scale = a.query_scales[i] * f16_to_f32(a.scales[j]);
+        a.out[i * a.out_stride + column] = scale * static_cast<float>(product);
+      }
     }
   }
+}
+
+void leaf_weights(const LeafWeightsArgs& a) {
+  for (int64_t i = 0; i < a.n_queries; ++i) {
+    int64_t j = 0;
+    for (int64_t leaf = 0; leaf < a.n_leaves; ++leaf) {
+      double sum = 0;
+      for (; j < a.ends[leaf]; ++j) {
+        const float exponent = a.scores[i * a.scores_stride + j] + a.offsets[i * a.leaf_stride + leaf];
+        if (!(exponent <= a.largest[i])) a.largest[i] = std::isnan(a.largest[i]) ? NAN : exponent;
+        if (std::isinf(exponent)) a.largest[i] = NAN;
+        sum += double{a.weights[i * a.weights_stride + j] = std::exp(exponent)};
+      }
+      a.sums[i * a.leaf_stride + leaf] += static_cast<float>(sum);
+    }
+  }
+}
+
+int64_t find_from(const float* x, int64_t n, float least, int32_t* out) {
+  int64_t n_found = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (x[i] >= least) out[n_found++] = static_cast<int32_t>(i);
+  }
+  return n_found;
 }
 
 Extent extent(const float* x, int64_t n) {
@@ -70,6 +97,16 @@ float exp_sum(float* x, int64_t n, float max, const float* weights) {
     x[i] = std::exp(x[i] - max);
     sum += weights ? double{weights[i]} * double{x[i]} : double{x[i]};
   }
+  return static_cast<float>(sum);
+}
+
+void log(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = std::log(x[i]);
+}
+
+float sum_squares_f16(const uint16_t* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double{f16_to_f32(x[i])} * double{f16_to_f32(x[i])};
   return static_cast<float>(sum);
 }
 
@@ -162,7 +199,8 @@ void swiglu(const float* gate, const float* up, int64_t n, float* out) {
 
 }  // namespace
 
-const Kernels kScalarKernels = {"scalar", to_f32,       from_f32, widen_i8, scores,   sketch_scores, extent, exp_sum,
-                                attend,   weighted_sum, assign,   matvec,   rms_norm, rope,          swiglu};
+const Kernels kScalarKernels = {"scalar",  to_f32, from_f32, widen_i8, scores,          sketch_scores, leaf_weights,
+                                find_from, extent, exp_sum,  log,      sum_squares_f16, attend,        weighted_sum,
+                                assign,    matvec, rms_norm, rope,     swiglu};
 
 }  // namespace squeeze

@@ -14,26 +14,12 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Turns one row's logits into exp(logit - max), a run at a time; returns their sum.
-float exponentiate_runs(std::span<float> row, float max, RunSums& runs) {
-  double total = 0;
-  int64_t begin = 0;
-  for (const int64_t end : runs.ends) {
-    runs.sums.push_back(kernels().exp_sum(row.data() + begin, end - begin, max, nullptr));
-    total += double{runs.sums.back()};
-    begin = end;
-  }
-  runs.max.push_back(max);
-  return static_cast<float>(total);
-}
-
 // Turns one row's logits into exp(logit - max); returns the factor that makes them scores.
-float exponentiate(std::span<float> row, std::span<const float> sizes, double dropped_log_sum, RunSums* runs) {
+float exponentiate(std::span<float> row, std::span<const float> sizes, double dropped_log_sum) {
   const auto n = static_cast<int64_t>(row.size());
   const Extent extent = kernels().extent(row.data(), n);
   const float max = std::max(extent.largest, static_cast<float>(dropped_log_sum));
-  const float kept = runs ? exponentiate_runs(row, max, *runs)
-                          : kernels().exp_sum(row.data(), n, max, sizes.empty() ? nullptr : sizes.data());
+  const float kept = kernels().exp_sum(row.data(), n, max, sizes.empty() ? nullptr : sizes.data());
   if (extent.smallest == -kInfinity || extent.largest == kInfinity || std::isnan(kept)) {
     fail("scores of a block are not finite (NaN or infinity)");
   }
@@ -92,7 +78,17 @@ void DroppedMass::move_to(Selection& selection) {
 }
 
 BlockScores block_scores(std::span<float> logits, int64_t n, std::span<const float> sizes, const DroppedMass& dropped,
-                         const BlockShape& block, RunSums* runs, BlockScores reused) {
+                         const BlockShape& block, BlockScores reused) {
+  const auto width = static_cast<size_t>(n);
+  reused.factors.clear();
+  for (int64_t r = 0; r < block.n_rows && n > 0; ++r) {
+    const std::span<float> row = logits.subspan(static_cast<size_t>(r) * width, width);
+    reused.factors.push_back(exponentiate(row, sizes, dropped.log_sum(r)));
+  }
+  return scores_of_weights(logits, n, block, std::move(reused));
+}
+
+BlockScores scores_of_weights(std::span<const float> weights, int64_t n, const BlockShape& block, BlockScores reused) {
   BlockScores out = std::move(reused);
   std::vector<float>& factors = out.factors;
   std::vector<float>& heads = out.scores;
@@ -100,17 +96,13 @@ BlockScores block_scores(std::span<float> logits, int64_t n, std::span<const flo
   const auto width = static_cast<size_t>(n);
   const int64_t n_heads = block.group.select == GqaSelect::group_mean ? 1 : block.group.size;
   const float share = static_cast<float>(n_heads) / static_cast<float>(block.n_rows);
-  factors.clear();
-  for (int64_t r = 0; r < block.n_rows && n > 0; ++r) {
-    const std::span<float> row = logits.subspan(static_cast<size_t>(r) * width, width);
-    factors.push_back(share * exponentiate(row, sizes, dropped.log_sum(r), runs));
-  }
+  for (float& factor : factors) factor *= share;
   assign_with_room(heads, static_cast<size_t>(n_heads) * width, 0.0f);
   if (n_heads == 1) {
-    add_rows(factors.data(), logits.data(), std::ssize(factors), n, heads.data());
+    add_rows(factors.data(), weights.data(), std::ssize(factors), n, heads.data());
   } else {
     for (int64_t r = 0; r < std::ssize(factors); ++r) {
-      add_rows(factors.data() + r, logits.data() + r * n, 1, n, heads.data() + r % n_heads * n);
+      add_rows(factors.data() + r, weights.data() + r * n, 1, n, heads.data() + r % n_heads * n);
     }
   }
   if (block.group.select == GqaSelect::group_max) {

@@ -53,18 +53,14 @@ struct BlockScores {
   int64_t n_views() const { return n ? static_cast<int64_t>(scores.size()) / n : 0; }
 };
 
-// Sums of exp(logit - max) over runs of items, which block_scores can leave behind.
-struct RunSums {
-  std::vector<int64_t> ends;  // [n_runs], ascending, the last one n: what is wanted
-  std::vector<float> max;     // [n_rows], of each row's logits
-  std::vector<float> sums;    // [n_rows, n_runs]
-};
-
 // logits: [block.n_rows, n], which become exp(logit - a maximum of the row); sizes: keys of each item, [n], or empty:
 // one each. The score of an item for one query row is exp(logit) / (sum_j sizes[j] exp(logit_j) + dropped), as
-// lookup.hpp defines it; per view it is averaged over tokens and averaged, or maximised, over heads. runs: null, or
-// where the sums go; only without sizes. reused: old scores, for their memory. Throws if a logit is not finite.
+// lookup.hpp defines it; per view it is averaged over tokens and averaged, or maximised, over heads. reused: old
+// scores, for their memory. Throws if a logit is not finite.
 BlockScores block_scores(std::span<float> logits, int64_t n, std::span<const float> sizes, const DroppedMass& dropped,
-                         const BlockShape& block, RunSums* runs = nullptr, BlockScores reused = {});
+                         const BlockShape& block, BlockScores reused = {});
+
+// The same from weights [block.n_rows, n], which times reused.factors [block.n_rows] are each row's scores.
+BlockScores scores_of_weights(std::span<const float> weights, int64_t n, const BlockShape& block, BlockScores reused);
 
 }  // namespace squeeze

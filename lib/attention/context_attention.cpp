@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "lib/attention/dense_cache.hpp"
@@ -52,12 +53,53 @@ struct ContextAttention::Tail {
   AttendPart part(const Block& block, int64_t n_new, int group_size, AttendPart reused) const;
 };
 
+// What lookups compute in: as many as there are threads, each in use by one of them, so that it stays in a cache.
+class ContextAttention::ScratchPool {
+ public:
+  void resize(size_t n) {
+    scratches_.resize(n);
+    free_.clear();
+    for (LookupScratch& scratch : scratches_) free_.push_back(&scratch);
+  }
+  void reserve(const HeadView& head, int64_t n_rows) {
+    for (LookupScratch& scratch : scratches_) scratch.reserve(head, n_rows);
+  }
+  // Calls body(scratch) with one that nobody else has.
+  template <class Body>
+  void lend(const Body& body) {
+    LookupScratch* scratch = take();
+    try {
+      body(*scratch);
+    } catch (...) {
+      give(scratch);
+      throw;
+    }
+    give(scratch);
+  }
+
+ private:
+  LookupScratch* take() {
+    const std::lock_guard lock(mutex_);
+    LookupScratch* scratch = free_.back();
+    free_.pop_back();
+    return scratch;
+  }
+  void give(LookupScratch* scratch) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(scratch);
+  }
+
+  std::vector<LookupScratch> scratches_;
+  std::vector<LookupScratch*> free_;
+  std::mutex mutex_;
+};
+
 // A call of one token leaves it to the next one; what many tokens need is given back.
 struct ContextAttention::Memory {
   Tensor queries;  // f32 [n_kv_heads, n * group_size, head_dim]
   std::vector<Block> blocks;
-  std::vector<LookupScratch> lookups;  // per KV head; empty if there are many tokens: then each block has its own
-  std::vector<Selection> selections;   // per block, and so on
+  ScratchPool lookups;
+  std::vector<Selection> selections;  // per block, and so on
   std::vector<AttendWork> work;
   std::vector<AttentionState> states;
   AttendScratch attend;
@@ -178,7 +220,7 @@ void ContextAttention::cut(TensorView queries) {
     }
   }
   const size_t n_blocks = memory_->blocks.size();
-  memory_->lookups.resize(n_tokens == 1 ? n_blocks : 0);
+  memory_->lookups.resize(std::min(n_blocks, static_cast<size_t>(n_threads())));
   memory_->selections.resize(n_blocks);
   memory_->work.resize(n_blocks);
   memory_->states.resize(n_blocks);
@@ -188,7 +230,7 @@ void ContextAttention::make_room(int layer) {
   const std::vector<HeadView>& heads = context_.layers[static_cast<size_t>(layer)];
   const int64_t n_rows = context_.model.group_size();
   for (size_t i = 0; i < heads.size(); ++i) {
-    memory_->lookups[i].reserve(heads[i], n_rows);
+    memory_->lookups.reserve(heads[i], n_rows);
     memory_->selections[i].reserve(heads[i], n_rows);
     memory_->work[i].reserve(heads[i], n_rows);
   }
@@ -201,11 +243,11 @@ void ContextAttention::look_up(int layer) {
   parallel_for(std::ssize(m.blocks), [&](int64_t b) {
     const auto i = static_cast<size_t>(b);
     const Block& block = m.blocks[i];
-    LookupScratch own;
-    LookupScratch& scratch = m.lookups.empty() ? own : m.lookups[i];
-    scratch.spare = std::move(m.selections[i]);
-    m.selections[i] = policy_(layer, block.kv_head, heads[static_cast<size_t>(block.kv_head)], block.queries,
-                              block.end - block.begin, scratch);
+    m.lookups.lend([&](LookupScratch& scratch) {
+      scratch.spare = std::move(m.selections[i]);
+      m.selections[i] = policy_(layer, block.kv_head, heads[static_cast<size_t>(block.kv_head)], block.queries,
+                                block.end - block.begin, scratch);
+    });
   });
   for (size_t i = 0; i < m.blocks.size(); ++i) {
     usage_.add(usage_of(heads[static_cast<size_t>(m.blocks[i].kv_head)], m.selections[i], rest_));

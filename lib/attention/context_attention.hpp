@@ -50,7 +50,8 @@ class ContextAttention final : public TailAttention {
 
  private:
   struct Tail;
-  struct Block;                  // query tokens of one KV head that share a selection
+  struct Block;  // query tokens of one KV head that share a selection
+  class ScratchPool;
   struct Memory;                 // what a call computes in
   void cut(TensorView queries);  // into blocks
   void make_room(int layer);     // for any lookup and attention of one token

@@ -71,7 +71,7 @@ const BlockScores& Descent::score() {
   weights_.resize(DType::f32, logits_.shape());
   std::copy_n(logits_.f32(), logits_.n_elements(), weights_.f32());
   const std::span<float> weights(weights_.f32(), static_cast<size_t>(weights_.n_elements()));
-  scores_ = block_scores(weights, in_play_.size(), sizes_, dropped_, block_, nullptr, std::move(scores_));
+  scores_ = block_scores(weights, in_play_.size(), sizes_, dropped_, block_, std::move(scores_));
   return scores_;
 }
 

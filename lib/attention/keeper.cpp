@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
+#include "kernels/kernels.hpp"
 #include "lib/core/scratch.hpp"
 
 namespace squeeze {
@@ -62,27 +64,65 @@ void Keeper::for_best(std::span<const float> scores, const Take& take) {
 
 // The items whose score is at least `least`, ascending.
 void Keeper::find_from(std::span<const float> scores, float least) {
-  resize_with_room(is_found_, scores.size());
-  for (size_t i = 0; i < scores.size(); ++i) is_found_[i] = scores[i] >= least;
-  found_.clear();
-  for_each_one(is_found_, 0, std::ssize(is_found_), [&](int64_t i) { found_.push_back(static_cast<int32_t>(i)); });
+  resize_with_room(found_, scores.size());
+  found_.resize(static_cast<size_t>(kernels().find_from(scores.data(), std::ssize(scores), least, found_.data())));
 }
 
-// The best single items: a partial sort would do the same, slower.
-void Keeper::keep_best_singles(std::span<const float> scores, int64_t count) {
-  if (count >= std::ssize(scores)) {
-    std::fill(keep_.begin(), keep_.end(), char{1});
-    return;
+namespace {
+
+// The count-th largest of n numbers: a histogram finds a few of them that it is among. middle: memory for these.
+uint32_t count_th_largest(std::span<const uint32_t> x, int64_t count, std::vector<uint32_t>& middle) {
+  constexpr int kBits = 10;
+  constexpr uint32_t kBuckets = 1u << kBits;
+  const auto [least, most] = std::minmax_element(x.begin(), x.end());
+  const uint32_t low = *least;
+  const int shift = std::max(0, static_cast<int>(std::bit_width(*most - low)) - kBits);
+  std::array<int32_t, kBuckets> n_in = {};
+  for (const uint32_t value : x) ++n_in[(value - low) >> shift];
+  uint32_t bucket = kBuckets - 1;
+  for (; count > n_in[bucket]; --bucket) count -= n_in[bucket];
+  middle.clear();
+  for (const uint32_t value : x) {
+    if ((value - low) >> shift == bucket) middle.push_back(value);
   }
-  if (count <= 0) return;
+  std::nth_element(middle.begin(), middle.begin() + count - 1, middle.end(), std::greater<>());
+  return middle[static_cast<size_t>(count - 1)];
+}
+
+}  // namespace
+
+// The best `count` items, of equal ones the lower, to found_, ascending. Scores are not negative: their bits ascend
+// with them.
+void Keeper::find_best(std::span<const float> scores, int64_t count) {
+  if (count <= 0) return found_.clear();
+  if (count >= std::ssize(scores)) return find_from(scores, -kInfinity);
   find_from(scores, likely_border(scores, count));
   if (std::ssize(found_) < count) find_from(scores, -kInfinity);
-  const auto is_better = [&](int32_t a, int32_t b) {
-    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
-    return x > y || (x == y && a < b);
-  };
-  std::nth_element(found_.begin(), found_.begin() + count - 1, found_.end(), is_better);
-  for (const int32_t i : std::span(found_).first(static_cast<size_t>(count))) keep_[static_cast<size_t>(i)] = 1;
+  bits_.clear();
+  for (const int32_t i : found_) bits_.push_back(bits_of_float(scores[static_cast<size_t>(i)]));
+  const uint32_t border = count_th_largest(bits_, count, middle_);
+  const auto n_above = std::count_if(bits_.begin(), bits_.end(), [&](uint32_t bits) { return bits > border; });
+  int64_t n_equal = count - n_above;
+  size_t n = 0;
+  for (size_t i = 0; i < bits_.size(); ++i) {
+    if (bits_[i] < border || (bits_[i] == border && --n_equal < 0)) continue;
+    found_[n++] = found_[i];
+  }
+  found_.resize(n);
+}
+
+std::span<const int32_t> Keeper::numbers(const std::vector<char>& keep) {
+  found_.clear();
+  for (size_t i = 0; i < keep.size(); ++i) {
+    if (keep[i]) found_.push_back(static_cast<int32_t>(i));
+  }
+  return found_;
+}
+
+std::span<const int32_t> Keeper::best_singles(const BlockScores& scores, int64_t max_items) {
+  if (scores.n_views() != 1) return numbers(best(scores, {}, max_items));
+  find_best(scores.view(0), max_items);
+  return found_;
 }
 
 void Keeper::reserve(int64_t n_items) {
@@ -90,8 +130,9 @@ void Keeper::reserve(int64_t n_items) {
   keep_.reserve(n);
   items_.reserve(n);
   sorted_.reserve(n);
-  is_found_.reserve(n);
   found_.reserve(n);
+  bits_.reserve(n);
+  middle_.reserve(n);
 }
 
 const std::vector<char>& Keeper::all(int64_t n) {
@@ -117,7 +158,8 @@ const std::vector<char>& Keeper::best(const BlockScores& scores, std::span<const
     const int64_t own_keys = max_keys / n_views + (v < max_keys % n_views ? 1 : 0);
     if (own_keys == 0) break;
     if (sizes.empty()) {
-      keep_best_singles(scores.view(v), own_keys);
+      find_best(scores.view(v), own_keys);
+      for (const int32_t i : found_) keep_[static_cast<size_t>(i)] = 1;
       continue;
     }
     int64_t n_keys = 0;

@@ -2,24 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <span>
 #include <vector>
 
 #include "lib/attention/block_scores.hpp"
 
 namespace squeeze {
-
-// Calls body(i) for the items of [begin, end) that are kept: quick where they are few. keep: 0 and 1.
-template <class Body>
-void for_each_one(const std::vector<char>& keep, int64_t begin, int64_t end, const Body& body) {
-  for (int64_t i = begin; i < end; ++i) {
-    const void* next = std::memchr(keep.data() + i, 1, static_cast<size_t>(end - i));
-    if (!next) return;
-    i = static_cast<const char*>(next) - keep.data();
-    body(i);
-  }
-}
 
 // Owns its buffers: what a call returns, 0 or 1 per item, is valid until the next call.
 class Keeper {
@@ -33,6 +21,10 @@ class Keeper {
   // fit is passed over, not the end. Equal scores: the lower item first. sizes: keys of each item; empty: one each.
   const std::vector<char>& best(const BlockScores& scores, std::span<const float> sizes, int64_t max_keys,
                                 bool skip_large = false);
+  // The same of single items, as their numbers, ascending.
+  std::span<const int32_t> best_singles(const BlockScores& scores, int64_t max_items);
+  // The numbers of the items that are kept, ascending.
+  std::span<const int32_t> numbers(const std::vector<char>& keep);
   // The best items until their estimated mass reaches `mass`.
   const std::vector<char>& mass(const BlockScores& scores, std::span<const float> sizes, double mass);
 
@@ -45,12 +37,12 @@ class Keeper {
   void for_best(std::span<const float> scores, const Take& take);
   void sort_by_score(std::span<const float> scores);
   void find_from(std::span<const float> scores, float least);
-  void keep_best_singles(std::span<const float> scores, int64_t count);
+  void find_best(std::span<const float> scores, int64_t count);
 
   std::vector<char> keep_;
   std::vector<Item> items_, sorted_;
-  std::vector<char> is_found_;
   std::vector<int32_t> found_;
+  std::vector<uint32_t> bits_, middle_;
 };
 
 }  // namespace squeeze

@@ -5,7 +5,8 @@
 #include <cmath>
 #include <utility>
 
-#include "lib/attention/keeper.hpp"
+#include "lib/attention/partition.hpp"
+#include "lib/core/error.hpp"
 #include "lib/core/scratch.hpp"
 
 namespace squeeze {
@@ -18,6 +19,13 @@ double noise_variance(int bits) { return bits == 1 ? 1 - 0.6366 : 0.104; }
 // The share of the noise that is taken back. A key that was not kept is one whose noise was not large: the whole
 // correction is too much (fitted on the tuning documents).
 constexpr double kNoiseShare = 0.75;
+
+constexpr int64_t kMostChunkKeys = 512;
+constexpr float kFarShift = 20;  // of the largest weight, as a power of e: those e^-67 times as large keep their digits
+
+int64_t chunk_keys(int64_t n_queries) {
+  return std::clamp<int64_t>(kMostChunkKeys * 4 / n_queries, 64, kMostChunkKeys);
+}
 
 }  // namespace
 
@@ -38,99 +46,176 @@ void KeyStage::start(Descent& descent, const std::vector<char>& keep) {
 void KeyStage::reserve(const HeadView& head, int64_t n_rows) {
   if (head.sketches.bits == 0) return;
   const int64_t n_leaves = head.levels.back().n_clusters(), n_keys = head.n_clustered();
-  const auto leaves = static_cast<size_t>(n_leaves), keys = static_cast<size_t>(n_keys);
+  const auto leaves = static_cast<size_t>(n_leaves);
   leaves_.reserve(leaves);
   rows_.reserve(n_leaves);
+  const auto rows = static_cast<size_t>(n_rows);
+  const int64_t table_bytes = sketch_table_bytes(head.keys.size(1));
+  tables_.entries.reserve(rows * static_cast<size_t>(table_bytes));
+  tables_.scales.reserve(rows);
+  tables_.rotated.resize(DType::f32, {n_rows, table_bytes / 4});
   weights_.resize(DType::f32, {n_rows, n_keys});
-  sums_.ends.reserve(leaves);
-  sums_.sums.reserve(static_cast<size_t>(n_leaves * n_rows));
+  shifts_.reserve(rows);
+  largest_.reserve(rows);
+  chunk_scores_.resize(DType::f32, {n_rows, chunk_keys(n_rows)});
+  leaf_logits_.reserve(static_cast<size_t>(n_leaves * n_rows));
+  leaf_sums_.reserve(static_cast<size_t>(n_leaves * n_rows));
   scores_.reserve(n_keys, n_rows);
+  chunk_rows_.reserve(kMostChunkKeys);
+  chunk_ends_.reserve(kMostChunkKeys);
   dropped_items_.reserve(leaves);
   losses_.reserve(leaves);
-  kept_.reserve(keys);
-  leaf_scales_.reserve(keys);
   log_mass_.reserve(static_cast<size_t>(n_leaves * n_rows));
 }
 
 const BlockScores& KeyStage::score() {
-  const int64_t n_queries = descent_->block().n_rows;
-  weights_.resize(DType::f32, {n_queries, rows_.size()});
-  for (int64_t q = 0; q < n_queries; ++q) {
-    const float* leaf_logits = descent_->logits().f32() + q * descent_->in_play().size();
-    float* out = weights_.f32() + q * rows_.size();
-    for (const Leaf& leaf : leaves_) out = std::fill_n(out, leaf.n_rows, leaf_logits[leaf.position]);
+  const int64_t n_queries = descent_->block().n_rows, n = rows_.size();
+  const auto n_leaves = static_cast<int64_t>(leaves_.size());
+  tables_ = sketch_tables(descent_->queries(), descent_->head().sketches, descent_->scale(), std::move(tables_));
+  weights_.resize(DType::f32, {n_queries, n});
+  find_shifts();
+  weigh();
+  if (shift_again()) weigh();
+  scores_.factors.clear();
+  for (int64_t q = 0; q < n_queries && n > 0; ++q) {
+    double kept = 0;
+    for (int64_t i = 0; i < n_leaves; ++i) kept += double{leaf_sums_[static_cast<size_t>(q * n_leaves + i)]};
+    const auto row = static_cast<size_t>(q);
+    const double dropped = std::exp(descent_->dropped().log_sum(q) - double{shifts_[row]});
+    scores_.factors.push_back(static_cast<float>(1.0 / (kept + dropped)));
   }
-  add_sketches();
-  sums_.ends.clear();
-  sums_.max.clear();
-  sums_.sums.clear();
-  for (const Leaf& leaf : leaves_) sums_.ends.push_back(leaf.first + leaf.n_rows);
-  const std::span<float> logits(weights_.f32(), static_cast<size_t>(weights_.n_elements()));
-  scores_ = block_scores(logits, rows_.size(), {}, descent_->dropped(), descent_->block(), &sums_, std::move(scores_));
+  const std::span<const float> weights(weights_.f32(), static_cast<size_t>(weights_.n_elements()));
+  scores_ = scores_of_weights(weights, n, descent_->block(), std::move(scores_));
   return scores_;
 }
 
-void KeyStage::add_sketches() {
-  const SketchView& sketches = descent_->head().sketches;
-  const int64_t dim = descent_->queries().size(1);
-  tables_ = sketch_tables(descent_->queries(), sketches, descent_->scale(), std::move(tables_));
-  float* out = weights_.f32();
-  for (const RowRange& run : rows_.runs()) {
-    const int64_t key = run.begin - descent_->head().n_sinks;
-    kernels().sketch_scores({.tables = tables_.entries.data(),
-                             .n_queries = descent_->block().n_rows,
-                             .query_scales = tables_.scales.data(),
-                             .codes = sketches.codes + key * sketch_code_bytes(sketches.bits, dim),
-                             .scales = sketches.scales + key,
-                             .n_rows = run.end - run.begin,
-                             .dim = dim,
-                             .bits = sketches.bits,
-                             .out = out,
-                             .out_stride = rows_.size()});
-    out += run.end - run.begin;
+// From every leaf's logit the largest of them, or the dropped mass: estimates lie about their leaf's logit.
+void KeyStage::find_shifts() {
+  const int64_t n_queries = descent_->block().n_rows, n_in_play = descent_->in_play().size();
+  shifts_.clear();
+  resize_with_room(leaf_logits_, leaves_.size() * static_cast<size_t>(n_queries));
+  float* out = leaf_logits_.data();
+  for (int64_t q = 0; q < n_queries; ++q) {
+    const float* logits = descent_->logits().f32() + q * n_in_play;
+    auto shift = static_cast<float>(descent_->dropped().log_sum(q));
+    for (const Leaf& leaf : leaves_) shift = std::max(shift, logits[leaf.position]);
+    for (const Leaf& leaf : leaves_) *out++ = logits[leaf.position] - shift;
+    shifts_.push_back(shift);
   }
+}
+
+// Whether the shifts were far from the estimates, which overflowed, or lost digits; then they have been moved.
+bool KeyStage::shift_again() {
+  bool moved = false;
+  for (size_t q = 0; q < shifts_.size() && !leaves_.empty(); ++q) {
+    if (!std::isfinite(largest_[q])) fail("scores of a block are not finite (NaN or infinity)");
+    const auto dropped = static_cast<float>(descent_->dropped().log_sum(static_cast<int64_t>(q)) - double{shifts_[q]});
+    const float by = std::max(largest_[q], dropped);
+    if (std::abs(by) < kFarShift) continue;
+    moved = true;
+    shifts_[q] += by;
+    for (size_t i = 0; i < leaves_.size(); ++i) leaf_logits_[q * leaves_.size() + i] -= by;
+  }
+  return moved;
+}
+
+// In chunks whose scores stay in the nearest cache. A leaf may go on in the next chunk.
+void KeyStage::weigh() {
+  const int64_t n_queries = descent_->block().n_rows;
+  const int64_t limit = chunk_keys(n_queries);
+  assign_with_room(largest_, static_cast<size_t>(n_queries), -INFINITY);
+  assign_with_room(leaf_sums_, leaf_logits_.size(), 0.0f);
+  chunk_scores_.resize(DType::f32, {n_queries, limit});
+  int64_t first = 0, n = 0;
+  size_t first_leaf = 0;
+  for (size_t i = 0; i < leaves_.size(); ++i) {
+    int64_t left = leaves_[i].n_rows;
+    int32_t row = descent_->level().first_row[static_cast<size_t>(leaves_[i].leaf)];
+    while (left > 0) {
+      const auto taken = static_cast<int32_t>(std::min(left, limit - n));
+      append_range(chunk_rows_, {row, row + taken});
+      row += taken;
+      left -= taken;
+      n += taken;
+      chunk_ends_.push_back(static_cast<int32_t>(n));
+      if (n < limit && (left > 0 || i + 1 < leaves_.size())) continue;
+      weigh_chunk(first, first_leaf, i + 1 - first_leaf);
+      first += n;
+      n = 0;
+      first_leaf = left > 0 ? i : i + 1;
+      chunk_rows_.clear();
+      chunk_ends_.clear();
+    }
+  }
+}
+
+void KeyStage::weigh_chunk(int64_t first, size_t first_leaf, size_t n_leaves) {
+  const SketchView& sketches = descent_->head().sketches;
+  const int64_t n_queries = descent_->block().n_rows;
+  kernels().sketch_scores({.tables = tables_.entries.data(),
+                           .n_queries = n_queries,
+                           .query_scales = tables_.scales.data(),
+                           .codes = sketches.codes,
+                           .scales = sketches.scales,
+                           .first_row = descent_->head().n_sinks,
+                           .ranges = chunk_rows_.data(),
+                           .n_ranges = std::ssize(chunk_rows_),
+                           .dim = descent_->queries().size(1),
+                           .bits = sketches.bits,
+                           .out = chunk_scores_.f32(),
+                           .out_stride = chunk_scores_.size(1)});
+  kernels().leaf_weights({.scores = chunk_scores_.f32(),
+                          .scores_stride = chunk_scores_.size(1),
+                          .n_queries = n_queries,
+                          .ends = chunk_ends_.data(),
+                          .n_leaves = static_cast<int64_t>(n_leaves),
+                          .offsets = leaf_logits_.data() + first_leaf,
+                          .sums = leaf_sums_.data() + first_leaf,
+                          .leaf_stride = std::ssize(leaves_),
+                          .weights = weights_.f32() + first,
+                          .weights_stride = rows_.size(),
+                          .largest = largest_.data()});
 }
 
 // The mean of the squared scales of a leaf's sketches.
-float KeyStage::squared_scale(const Leaf& leaf) {
+float KeyStage::squared_scale(const Leaf& leaf) const {
   const int64_t key = descent_->level().first_row[static_cast<size_t>(leaf.leaf)] - descent_->head().n_sinks;
-  resize_with_room(leaf_scales_, static_cast<size_t>(leaf.n_rows));
-  kernels().to_f32(descent_->head().sketches.scales + key, DType::f16, leaf.n_rows, leaf_scales_.data());
-  float mean = 0;
-  const float share = 1.0f / static_cast<float>(leaf.n_rows);
-  kernels().scores({leaf_scales_.data(), 1, leaf_scales_.data(), DType::f32, 1, leaf.n_rows, share, &mean, 1});
-  return mean;
+  return kernels().sum_squares_f16(descent_->head().sketches.scales + key, leaf.n_rows) /
+         static_cast<float>(leaf.n_rows);
 }
 
-void KeyStage::drop(const std::vector<char>& keep_key) {
+void KeyStage::drop(std::span<const int32_t> kept) {
   dropped_items_.clear();
   losses_.clear();
-  kept_.clear();
-  log_mass_.clear();
+  size_t n_kept = 0;
   for (size_t i = 0; i < leaves_.size(); ++i) {
     const Leaf& leaf = leaves_[i];
-    const size_t first_kept = kept_.size();
-    for_each_one(keep_key, leaf.first, leaf.first + leaf.n_rows, [&](int64_t key) { kept_.push_back(int32_t(key)); });
-    const auto n_dropped = static_cast<int32_t>(leaf.n_rows - std::ssize(kept_) + static_cast<int64_t>(first_kept));
+    const size_t first_kept = n_kept;
+    while (n_kept < kept.size() && kept[n_kept] < leaf.first + leaf.n_rows) ++n_kept;
+    const auto n_dropped = static_cast<int32_t>(leaf.n_rows - static_cast<int64_t>(n_kept - first_kept));
     if (n_dropped == 0) continue;
     dropped_items_.push_back({descent_->level_number(), leaf.leaf, n_dropped});
-    losses_.push_back({i, first_kept, kept_.size(), squared_scale(leaf)});
+    losses_.push_back({i, first_kept, n_kept, squared_scale(leaf)});
   }
-  for (int64_t q = 0; q < descent_->block().n_rows; ++q) add_log_mass(q);
+  resize_with_room(log_mass_, losses_.size() * static_cast<size_t>(descent_->block().n_rows));
+  for (int64_t q = 0; q < descent_->block().n_rows; ++q) add_log_mass(q, kept);
   descent_->dropped().add(dropped_items_, log_mass_);
 }
 
 // What the kept keys have is taken off a leaf's sum: it is off by rounding of what is kept, which does not matter.
-void KeyStage::add_log_mass(int64_t query) {
-  if (losses_.empty()) return;
+void KeyStage::add_log_mass(int64_t query, std::span<const int32_t> kept) {
   const auto row = static_cast<size_t>(query);
   const float noise = noise_of(descent_->queries()[query]);
   const float* weights = weights_.f32() + query * rows_.size();
-  for (const Loss& loss : losses_) {
-    float sum = sums_.sums[row * leaves_.size() + loss.leaf];
-    for (size_t i = loss.first_kept; i < loss.last_kept; ++i) sum -= weights[kept_[i]];
-    log_mass_.push_back(sums_.max[row] + std::log(std::max(sum, 0.0f)) - noise * loss.variance);
+  const float* sums = leaf_sums_.data() + row * leaves_.size();
+  float* out = log_mass_.data() + row * losses_.size();
+  for (size_t i = 0; i < losses_.size(); ++i) {
+    float sum = sums[losses_[i].leaf];
+    for (size_t k = losses_[i].first_kept; k < losses_[i].last_kept; ++k) sum -= weights[kept[k]];
+    out[i] = std::max(sum, 0.0f);
   }
+  kernels().log(out, std::ssize(losses_));
+  for (size_t i = 0; i < losses_.size(); ++i) out[i] += shifts_[row] - noise * losses_[i].variance;
 }
 
 // What the noise of an estimate adds to the logarithm of its exponential's mean, per squared scale of the sketch.

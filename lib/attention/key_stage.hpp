@@ -1,6 +1,7 @@
 // The last stage: the keys of the leaves that survived, told apart by their sketches (lib/index/sketch.hpp).
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "lib/attention/descent.hpp"
@@ -22,10 +23,10 @@ class KeyStage {
   const ItemRuns& rows() const { return rows_; }  // the candidate rows
   // Scores the candidates, in their order.
   const BlockScores& score();
-  // After score(). Adds what each leaf lost to the descent's dropped mass: the sum of exp(estimated logit - correction)
-  // over its keys that are not kept. The correction takes back what the noise of the estimates adds to an exponential's
-  // mean, at the leaf's mean noise.
-  void drop(const std::vector<char>& keep_key);
+  // After score(). kept: candidates, ascending. Adds what each leaf lost to the descent's dropped mass: the sum of
+  // exp(estimated logit - correction) over its keys that are not kept. The correction takes back what the noise of the
+  // estimates adds to an exponential's mean, at the leaf's mean noise.
+  void drop(std::span<const int32_t> kept);
 
  private:
   struct Leaf {
@@ -36,27 +37,36 @@ class KeyStage {
   };
   struct Loss {  // of a leaf that lost keys
     size_t leaf;
-    size_t first_kept, last_kept;  // of all keys that are kept
+    size_t first_kept, last_kept;  // among all kept candidates
     float variance;                // the mean of the squared scales of its sketches
   };
-  void add_sketches();
-  float squared_scale(const Leaf& leaf);
+  void find_shifts();
+  void weigh();
+  void weigh_chunk(int64_t first, size_t first_leaf, size_t n_leaves);
+  bool shift_again();
+  float squared_scale(const Leaf& leaf) const;
   float noise_of(TensorView query) const;
-  void add_log_mass(int64_t query);
+  void add_log_mass(int64_t query, std::span<const int32_t> kept);
 
   Descent* descent_ = nullptr;
   std::vector<Leaf> leaves_;
   ItemRuns rows_;
-  Tensor weights_;  // f32 [query rows, candidates]: exp(estimated logit - sums_.max)
-  RunSums sums_;    // of the leaves' weights
-  BlockScores scores_;
   SketchTables tables_;
+  Tensor weights_;                       // f32 [query rows, candidates]: exp(estimated logit - shift)
+  std::vector<float> shifts_, largest_;  // [query rows]; largest estimated logit - shift
+  std::vector<float> leaf_logits_;       // [query rows, leaves] less shift
+  std::vector<float> leaf_sums_;         // [query rows, leaves] of weights
+  BlockScores scores_;
+
+  // Of one chunk.
+  Tensor chunk_scores_;  // f32 [query rows, candidates]
+  std::vector<RowRange> chunk_rows_;
+  std::vector<int32_t> chunk_ends_;  // of its leaves
 
   // Of the keys that are dropped.
   std::vector<DroppedCluster> dropped_items_;
   std::vector<Loss> losses_;
-  std::vector<int32_t> kept_;  // candidates
-  std::vector<float> leaf_scales_, log_mass_;
+  std::vector<float> log_mass_;
 };
 
 }  // namespace squeeze

@@ -129,6 +129,12 @@ class Lookup {
     return keeper_.best(scores, sizes, top_k, rule_.rule == Rule::bytes);
   }
 
+  // The candidates that are kept, ascending.
+  std::span<const int32_t> kept_keys(const BlockScores& scores, int64_t top_k) {
+    if (rule_.rule == Rule::top_k || rule_.rule == Rule::bytes) return keeper_.best_singles(scores, top_k);
+    return keeper_.numbers(kept(scores, {}, top_k));
+  }
+
   const std::vector<char>& kept_leaves() {
     if (keeps_everything(rule_)) return keeper_.all(descent_.in_play().size());
     const BlockScores& scores = descent_.score();
@@ -164,13 +170,16 @@ class Lookup {
       purse->pay_sketches(n_candidates);
       top_k = purse->n_keys();
     }
-    const std::vector<char>& keep = kept(keys_.score(), {}, top_k);
-    keys_.drop(keep);
-    int64_t first = 0;  // of a run, among the candidates
+    const std::span<const int32_t> kept = kept_keys(keys_.score(), top_k);
+    keys_.drop(kept);
+    size_t next = 0;
+    int32_t first = 0;  // of a run, among the candidates
     for (const RowRange& run : keys_.rows().runs()) {
-      const auto row = [&](int64_t i) { return run.begin + static_cast<int32_t>(i - first); };
-      const int64_t end = first + run.end - run.begin;
-      for_each_one(keep, first, end, [&](int64_t i) { take({row(i), row(i) + 1}); });
+      const int32_t end = first + run.end - run.begin;
+      for (; next < kept.size() && kept[next] < end; ++next) {
+        const int32_t row = run.begin + kept[next] - first;
+        take({row, row + 1});
+      }
       first = end;
     }
     selection_.n_sketched = n_candidates;

@@ -19,6 +19,8 @@ struct LookupScratch {
   // Makes room for any lookup of n_rows query rows in this head: two floats per row and clustered key at most, of which
   // only what lookups use is ever touched.
   void reserve(const HeadView& head, int64_t n_rows) {
+    rule.thresholds.reserve(head.n_stages());
+    rule.keep_keys.reserve(head.levels.size());
     descent.reserve(head, n_rows);
     keys.reserve(head, n_rows);
     keeper.reserve(std::max(head.n_clustered(), int64_t{0}));

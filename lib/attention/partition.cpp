@@ -9,7 +9,8 @@
 namespace squeeze {
 namespace {
 
-constexpr int64_t kChunkBytes = 256 << 10;  // keys and values of a chunk: half of a small L2 cache
+constexpr int64_t kChunkBytes = 256 << 10;             // keys and values of a chunk: half of a small L2 cache
+constexpr int64_t kLargeChunkBytes = 4 * kChunkBytes;  // for many query rows, whose own states cost more than reading
 constexpr int64_t kMinChunkRows = 64;
 constexpr int64_t kMinQueryBlock = 32;  // query rows of a task when there are many
 constexpr int64_t kMaxQueryBlock = 128;
@@ -18,14 +19,15 @@ constexpr size_t kManyWorks = 64;  // enough tasks without cutting a work's chun
 using Chunk = AttendScratch::Chunk;
 using Task = AttendScratch::Task;
 
-int64_t chunk_rows(const AttendPart& part) {
+int64_t chunk_rows(const AttendPart& part, int64_t n_query_rows) {
   const int64_t row_bytes =
       ScaledRows{part.keys, part.key_scales}.row_bytes() + ScaledRows{part.values, part.value_scales}.row_bytes();
-  return std::max(kMinChunkRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
+  const int64_t bytes = n_query_rows < 2 * kMinQueryBlock ? kChunkBytes : kLargeChunkBytes;
+  return std::max(kMinChunkRows, bytes / std::max<int64_t>(1, row_bytes));
 }
 
-void append_chunks(const AttendPart& part, AttendScratch& scratch) {
-  const int64_t limit = chunk_rows(part);
+void append_chunks(const AttendPart& part, int64_t n_query_rows, AttendScratch& scratch) {
+  const int64_t limit = chunk_rows(part, n_query_rows);
   int64_t room = 0;
   for (RowRange range : part.ranges) {
     while (range.begin < range.end) {
@@ -153,7 +155,8 @@ void AttendScratch::reserve(std::span<const HeadView> heads, int64_t n_rows) {
   for (const HeadView& head : heads) {
     const AttendPart part{head.keys, head.values, {}, {}, head.key_scales, head.value_scales};
     n_ranges += max_ranges(head) + 3;
-    n_chunks += static_cast<size_t>(head.n_tokens() / chunk_rows(part) + 2);  // the last of the head, and the tail's
+    n_chunks +=
+        static_cast<size_t>(head.n_tokens() / chunk_rows(part, n_rows) + 2);  // the last of the head, and the tail's
   }
   ranges.reserve(n_ranges + n_chunks);  // a chunk may begin within a range
   chunks.reserve(n_chunks);
@@ -176,7 +179,7 @@ void attend_parts(std::span<const AttendWork> work, float softmax_scale, std::sp
   for (size_t i = 0; i < work.size(); ++i) {
     check(work[i], states[i], head_dim);
     const size_t first_chunk = scratch.chunks.size();
-    for (const AttendPart& part : work[i].parts) append_chunks(part, scratch);
+    for (const AttendPart& part : work[i].parts) append_chunks(part, work[i].queries.size(0), scratch);
     n_partial = append_tasks(work[i], first_chunk, n_partial, work.size() >= kManyWorks, scratch);
     scratch.first_task.push_back(scratch.tasks.size());
   }

@@ -154,7 +154,7 @@ inline void block_softmax(const AttendArgs& a, FewScratch& s, int g, float facto
   }
   for (int i = 0; i < W * kFewBlock; i += W * kLanes) {
     for (int w = 0; w < W; ++w) {
-      const Vec e = exp(sub(load_f32(weight + i + w * kLanes), shift));
+      const Vec e = exp_of_negative(sub(load_f32(weight + i + w * kLanes), shift));
       total[w] = add(total[w], e);
       store_f32(weight + i + w * kLanes, e);
     }

@@ -114,7 +114,7 @@ inline Vec panel_softmax(ManyScratch& s, QueryPanel& panel, int v, int n) {
   const Vec shift = finite_or_zero(new_max);
   Vec total = zero();
   for (int k = 0; k < n; ++k) {
-    const Vec e = exp(sub(load_f32(weight + k * kPanelWidth), shift));
+    const Vec e = exp_of_negative(sub(load_f32(weight + k * kPanelWidth), shift));
     store_f32(weight + k * kPanelWidth, e);
     total = add(total, e);
   }

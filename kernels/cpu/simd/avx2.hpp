@@ -107,6 +107,12 @@ SQUEEZE_INLINE void store_half_some(uint16_t* p, __m128i x, int64_t n) {
 
 // x in the first n lanes, 0 in the others.
 SQUEEZE_INLINE Vec keep_first(Vec x, int64_t n) { return _mm256_and_ps(x, _mm256_castsi256_ps(first_mask(n))); }
+// 0 in the first n lanes, x in the others.
+SQUEEZE_INLINE Vec drop_first(Vec x, int64_t n) { return _mm256_andnot_ps(_mm256_castsi256_ps(first_mask(n)), x); }
+// Bit i: whether a >= b in lane i.
+SQUEEZE_INLINE uint32_t at_least(Vec a, Vec b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+}
 // x where a < b, -infinity elsewhere.
 SQUEEZE_INLINE Vec keep_if_less(Vec x, IntVec a, IntVec b) {
   return _mm256_blendv_ps(broadcast(-__builtin_inff()), x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)));
@@ -132,6 +138,29 @@ SQUEEZE_INLINE Vec scale_by_power(Vec x, Vec n) {
   const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
   return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
+
+// x * 2^n, a normal number, for n whose integer stands in the low bits of `magic`.
+SQUEEZE_INLINE Vec scale_by_low_bits(Vec x, Vec magic) {
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(magic), 23)));
+}
+
+// x = 2^n m, m in [sqrt(1/2), sqrt(2)), of positive normal numbers.
+SQUEEZE_INLINE void split_power(Vec x, Vec& n, Vec& m) {
+  const __m256i bits = _mm256_castps_si256(x);
+  // The bits of sqrt(1/2) taken off, an exponent goes up where the mantissa is at least sqrt(2)'s.
+  const __m256i shifted = _mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3));
+  const __m256i exponent = _mm256_srai_epi32(shifted, 23);
+  n = _mm256_cvtepi32_ps(exponent);
+  m = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(exponent, 23)));
+}
+// -infinity where x is 0, y elsewhere.
+SQUEEZE_INLINE Vec minus_infinity_at_zero(Vec x, Vec y) {
+  return _mm256_blendv_ps(y, broadcast(-__builtin_inff()), _mm256_cmp_ps(x, zero(), _CMP_EQ_OQ));
+}
+
+// 0 where a < b, y elsewhere (where either is NaN too).
+SQUEEZE_INLINE Vec zero_if_less(Vec a, Vec b, Vec y) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ), y); }
 
 // In each lane the largest of the lanes with the same i % 4.
 SQUEEZE_INLINE Vec max_of_fours(Vec x) { return max(x, _mm256_permute2f128_ps(x, x, 1)); }

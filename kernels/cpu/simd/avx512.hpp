@@ -55,8 +55,7 @@ SQUEEZE_INLINE Vec load_bf16_even(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }
 SQUEEZE_INLINE Vec load_bf16_odd(const uint16_t* p) {
-  return _mm512_castsi512_ps(
-      _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 // Two consecutive vectors to their even and their odd elements, and back.
 SQUEEZE_INLINE void split_pairs(Vec& first, Vec& second) {
@@ -102,6 +101,31 @@ SQUEEZE_INLINE void store_half_some(uint16_t* p, __m256i x, int64_t n) {
 }
 
 // x in the first n lanes, 0 in the others.
+// x = 2^n m, m in [sqrt(1/2), sqrt(2)), of positive normal numbers.
+SQUEEZE_INLINE void split_power(Vec x, Vec& n, Vec& m) {
+  const __m512i bits = _mm512_castps_si512(x);
+  // The bits of sqrt(1/2) taken off, an exponent goes up where the mantissa is at least sqrt(2)'s.
+  const __m512i exponent = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f3504f3)), 23);
+  n = _mm512_cvtepi32_ps(exponent);
+  m = _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(exponent, 23)));
+}
+// -infinity where x is 0, y elsewhere.
+SQUEEZE_INLINE Vec minus_infinity_at_zero(Vec x, Vec y) {
+  return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, zero(), _CMP_EQ_OQ), broadcast(-__builtin_inff()));
+}
+// 0 where a < b, y elsewhere (where either is NaN too).
+SQUEEZE_INLINE Vec zero_if_less(Vec a, Vec b, Vec y) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), y);
+}
+SQUEEZE_INLINE Vec drop_first(Vec x, int64_t n) {  // 0 in the first n lanes, x in the others
+  return _mm512_maskz_mov_ps(static_cast<__mmask16>(~first_mask(n)), x);
+}
+SQUEEZE_INLINE uint32_t at_least(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }  // bit i: a >= b
+// x * 2^n, a normal number, for n whose integer stands in the low bits of `magic`.
+SQUEEZE_INLINE Vec scale_by_low_bits(Vec x, Vec magic) {
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(magic), 23)));
+}
 SQUEEZE_INLINE Vec keep_first(Vec x, int64_t n) { return _mm512_maskz_mov_ps(first_mask(n), x); }
 // x where a < b, -infinity elsewhere.
 SQUEEZE_INLINE Vec keep_if_less(Vec x, IntVec a, IntVec b) {

@@ -79,6 +79,46 @@ inline float exp_sum(float* x, int64_t n, float max, const float* weights) {
   return sum(total);
 }
 
+// x = 2^n m with m in [sqrt(1/2), sqrt(2)): n ln 2 + log m, log m = r + r^2 q(r) with r = m - 1 (Cephes' logf).
+SQUEEZE_INLINE Vec log(Vec x) {
+  const Vec normal = max(broadcast(0x1p-126f), x);  // subnormal numbers count as the least normal one
+  Vec n, m;
+  split_power(normal, n, m);
+  const Vec r = sub(m, broadcast(1.0f));
+  const Vec square = mul(r, r);
+  Vec p = broadcast(7.0376836292e-2f);
+  p = fma(p, r, broadcast(-1.1514610310e-1f));
+  p = fma(p, r, broadcast(1.1676998740e-1f));
+  p = fma(p, r, broadcast(-1.2420140846e-1f));
+  p = fma(p, r, broadcast(1.4249322787e-1f));
+  p = fma(p, r, broadcast(-1.6668057665e-1f));
+  p = fma(p, r, broadcast(2.0000714765e-1f));
+  p = fma(p, r, broadcast(-2.4999993993e-1f));
+  p = fma(p, r, broadcast(3.3333331174e-1f));
+  Vec y = mul(mul(p, r), square);
+  y = fma(n, broadcast(-2.12194440e-4f), y);
+  y = fma(square, broadcast(-0.5f), y);
+  y = fma(n, broadcast(0.693359375f), add(r, y));
+  return minus_infinity_at_zero(x, y);
+}
+
+inline void log(float* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_f32(x + i, log(load_f32(x + i)));
+  if (i < n) store_f32_some(x + i, log(load_f32_some(x + i, n - i)), n - i);
+}
+
+inline float sum_squares_f16(const uint16_t* x, int64_t n) {
+  Vec squares = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) squares = fma(load_f16(x + i), load_f16(x + i), squares);
+  if (i < n) {
+    const Vec v = load_f16_some(x + i, n - i);
+    squares = fma(v, v, squares);
+  }
+  return sum(squares);
+}
+
 inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
   Vec squares = zero();
   int64_t i = 0;
