@@ -123,10 +123,10 @@ MadeIndex::MadeIndex(const Shape& made, bool coarse, bool keys_and_values)
   rotation = DeviceArray<float>(normals(random, kDim * kDim));
 }
 
-DecodeCall::DecodeCall(const MadeIndex& index, Mode mode, double share)
+DecodeCall::DecodeCall(const MadeIndex& index, Mode mode, double share, int n_requests)
     : index_(index),
       mode_(mode),
-      n_works_(index.shape.n_kv_heads),
+      n_works_(n_requests * index.shape.n_kv_heads),
       group_(index.shape.group()),
       rows_stride_(index.shape.n_tokens) {
   Random random;
@@ -272,18 +272,28 @@ cuda::AttendDecodeArgs DecodeCall::attend_args(int layer) const {
 }
 
 void DecodeCall::lookup_only(int layer, Stream stream) const {
+  if (mode_ == Mode::dense) return;
   for (size_t level = 0; level < index_.levels.size(); ++level) cuda::lookup(lookup_args(layer, level), stream);
+  if (mode_ == Mode::sketches) cuda::sketch_lookup(sketch_args(layer), stream);
+}
+
+void DecodeCall::attend_only(int layer, const DecodeTail& tail, Stream stream) const {
+  cuda::AttendDecodeArgs a = attend_args(layer);
+  a.tail_keys = tail.keys;
+  a.tail_values = tail.values;
+  a.tail_capacity = tail.capacity;
+  a.n_tail = tail.n_rows;
+  cuda::attend_decode(a, stream);
 }
 
 void DecodeCall::run_layer(int layer, Stream stream) const {
-  if (mode_ != Mode::dense) lookup_only(layer, stream);
-  if (mode_ == Mode::sketches) cuda::sketch_lookup(sketch_args(layer), stream);
-  cuda::attend_decode(attend_args(layer), stream);
+  lookup_only(layer, stream);
+  attend_only(layer, {}, stream);
 }
 
 CallBytes DecodeCall::bytes() const {
   CallBytes bytes;
-  if (mode_ == Mode::dense) return {index_.shape.kv_bytes(), 0};
+  if (mode_ == Mode::dense) return {index_.shape.kv_bytes() * (n_works_ / index_.shape.n_kv_heads), 0};
   for (const int n : n_rows_.host()) bytes.keys += int64_t{n} * kKeyBytes;
   for (size_t level = 0; level < index_.levels.size(); ++level) {
     if (level == 0) {

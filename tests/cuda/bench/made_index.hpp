@@ -66,14 +66,26 @@ struct CallBytes {
 
 enum class Mode { dense, sparse, sketches };
 
-// One token's attention, layer after layer, with its buffers.
+// Tokens after the context, of one layer.
+struct DecodeTail {
+  const uint16_t *keys = nullptr, *values = nullptr;  // bf16 [n_works, capacity, kDim]
+  int64_t capacity = 0;
+  const int32_t* n_rows = nullptr;  // [n_works]
+};
+
+// One token's attention, layer after layer, with its buffers; or one token's of several requests over the same context.
 class DecodeCall {
  public:
   // share: of the keys (sparse), or of the bytes (sketches).
-  DecodeCall(const MadeIndex& index, Mode mode, double share);
+  DecodeCall(const MadeIndex& index, Mode mode, double share, int n_requests = 1);
 
   void run_layer(int layer, Stream stream) const;
-  void lookup_only(int layer, Stream stream) const;  // all levels, no attention
+  void lookup_only(int layer, Stream stream) const;                          // all levels and sketches, no attention
+  void attend_only(int layer, const DecodeTail& tail, Stream stream) const;  // over what the last lookup chose
+
+  int n_works() const { return n_works_; }
+  float* queries() const { return queries_.data(); }  // [n_works, group, kDim], random at first
+  const float* out() const { return out_.data(); }    // the same
 
   // After run_layer and a synchronisation.
   CallBytes bytes() const;
