@@ -138,32 +138,42 @@ void launch_config(const AttendDecodeArgs& a, Stream stream) {
          stream, a);
 }
 
-template <class T, int kDim, bool kSplit>
+template <class T, bool kBytes, int kDim, bool kSplit>
 void launch_dim(const AttendDecodeArgs& a, Stream stream) {
   constexpr int kWarps = kDim > 128 ? 2 : 4;
-  using Deep = DecodeConfig<T, kDim, kSplit, kWarps, 3>;
+  using Deep = DecodeConfig<T, kBytes, kDim, kSplit, kWarps, 3>;
   if constexpr (Deep::kRingBytes > 96 << 10) {  // not for 8.6 and 8.9, whose blocks have 99 KiB
     if (Deep::kRingBytes + (8 << 10) > device_limits().shared_bytes_per_block) {
-      return launch_config<DecodeConfig<T, kDim, kSplit, kWarps, 2>>(a, stream);
+      return launch_config<DecodeConfig<T, kBytes, kDim, kSplit, kWarps, 2>>(a, stream);
     }
   }
   launch_config<Deep>(a, stream);
 }
 
-template <class T, bool kSplit>
+template <class T, bool kBytes, bool kSplit>
 void launch_type(const AttendDecodeArgs& a, Stream stream) {
   switch (a.head_dim) {
     case 64:
-      return launch_dim<T, 64, kSplit>(a, stream);
+      return launch_dim<T, kBytes, 64, kSplit>(a, stream);
     case 96:
-      return launch_dim<T, 96, kSplit>(a, stream);
+      return launch_dim<T, kBytes, 96, kSplit>(a, stream);
     case 128:
-      return launch_dim<T, 128, kSplit>(a, stream);
+      return launch_dim<T, kBytes, 128, kSplit>(a, stream);
     case 256:
-      return launch_dim<T, 256, kSplit>(a, stream);
+      return launch_dim<T, kBytes, 256, kSplit>(a, stream);
   }
   throw std::invalid_argument("attend_decode: head dim must be 64, 96, 128 or 256, found " +
                               std::to_string(a.head_dim));
+}
+
+template <class T>
+void launch_rows(const AttendDecodeArgs& a, Stream stream) {
+  const bool split = a.group <= 8;
+  if (a.dtype == DType::i8) {
+    split ? launch_type<T, true, true>(a, stream) : launch_type<T, true, false>(a, stream);
+  } else {
+    split ? launch_type<T, false, true>(a, stream) : launch_type<T, false, false>(a, stream);
+  }
 }
 
 }  // namespace
@@ -180,8 +190,9 @@ void attend_decode(const AttendDecodeArgs& args, Stream stream) {
     throw std::invalid_argument("attend_decode: expected groups of 1 to 16 query heads and up to 1024 works, found " +
                                 std::to_string(args.group) + " and " + std::to_string(args.n_works));
   }
-  if (args.dtype != DType::bf16 && args.dtype != DType::f16) {
-    throw std::invalid_argument("attend_decode: expected keys and values of f16 or bf16");
+  const DType float_type = args.dtype == DType::i8 ? args.float_type : args.dtype;
+  if (float_type != DType::bf16 && float_type != DType::f16) {
+    throw std::invalid_argument("attend_decode: expected keys and values of f16 or bf16, or i8 beside one of these");
   }
   AttendDecodeArgs a = args;
   if (a.heads_per_token == 0) a.heads_per_token = a.group;
@@ -190,12 +201,7 @@ void attend_decode(const AttendDecodeArgs& args, Stream stream) {
     throw std::invalid_argument("attend_decode: expected rows of whole tokens, found " + std::to_string(a.group) +
                                 " rows, " + std::to_string(a.heads_per_token) + " a token");
   }
-  const bool split = a.group <= 8;
-  if (a.dtype == DType::bf16) {
-    split ? launch_type<BF16, true>(a, stream) : launch_type<BF16, false>(a, stream);
-  } else {
-    split ? launch_type<F16, true>(a, stream) : launch_type<F16, false>(a, stream);
-  }
+  float_type == DType::bf16 ? launch_rows<BF16>(a, stream) : launch_rows<F16>(a, stream);
 }
 
 }  // namespace squeeze::cuda

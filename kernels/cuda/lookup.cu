@@ -26,7 +26,7 @@ struct Config {
   using T = std::conditional_t<kType == DType::bf16, BF16, F16>;  // bytes are widened to f16
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
-  static constexpr bool kInWords = true;
+  static constexpr int kRun = 8;
   static constexpr int kChunks = kDim / 32;  // of 32 dimensions, 8 per lane of a row
 };
 
@@ -57,8 +57,8 @@ __device__ void load_centroid(const void* centroids, int64_t cluster, uint32_t (
     const int64_t at = cluster * C::kDim + chunk * 32 + lane % 4 * 8;
     if constexpr (C::kBytes) {
       const auto bytes = load_8(static_cast<const char*>(centroids) + at);
-      widen_bytes(bytes.x, words[chunk][0], words[chunk][1]);
-      widen_bytes(bytes.y, words[chunk][2], words[chunk][3]);
+      widen_bytes(bytes.x, words[chunk][0], words[chunk][1], F16{});
+      widen_bytes(bytes.y, words[chunk][2], words[chunk][3], F16{});
     } else {
       const auto loaded = load_16(static_cast<const uint16_t*>(centroids) + at);
       words[chunk][0] = loaded.x;
@@ -90,7 +90,8 @@ __device__ void score_tiles(const LookupArgs& a, int work, const LookupSpace& sp
       const int query_head = lane / 4 + i / 2 * 8;
       if (position >= items.n || query_head >= a.group || (C::kSplit && i >= 2)) continue;
       const int cluster = items.cluster(position);
-      const float factor = C::kBytes ? a.scale * a.centroid_scales[head * a.n_clusters + cluster] : a.scale;
+      const float factor =
+          C::kBytes ? a.scale * kByteUnit<F16> * a.centroid_scales[head * a.n_clusters + cluster] : a.scale;
       const float logit = factor * dots[i];
       space.logits[(static_cast<int64_t>(work) * a.group + query_head) * a.n_clusters + position] = logit;
       if (a.cluster_logits) {
