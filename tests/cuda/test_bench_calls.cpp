@@ -1,5 +1,5 @@
 // Lookups and attention together, as the benchmark calls them, on small contexts.
-#include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/bench/decode_call.hpp"
 #include "tests/cuda/bench/made_model.hpp"
 #include "tests/cuda/bench/prefill_call.hpp"
 #include "tests/cuda/cases.hpp"
@@ -15,10 +15,11 @@ struct Setting {
   Mode mode = Mode::dense;
   double share = 1;
   bool coarse = false;
+  bool bytes = false;
 };
 
 void check_setting(const Setting& setting) {
-  const cuda_bench::Shape shape{8, 2, 1500};
+  const cuda_bench::Shape shape{8, 2, 1500, setting.bytes};
   const MadeIndex index(shape, setting.coarse);
   const DecodeCall call(index, setting.mode, setting.share);
   call.run_layer(0, nullptr);
@@ -37,8 +38,8 @@ void check_setting(const Setting& setting) {
   if (setting.mode == Mode::sketches) expect(read / all < setting.share + 0.01, "share of the bytes read");
 }
 
-void check_prefill(double share) {
-  const MadeIndex index({8, 2, 700}, false);
+void check_prefill(double share, bool bytes = false) {
+  const MadeIndex index({8, 2, 700, bytes}, false);
   const cuda_bench::PrefillCall call(index, 70, share);
   call.run_layer(0, nullptr);
   cuda::synchronize(nullptr);
@@ -96,6 +97,9 @@ std::vector<Case> bench_call_cases() {
        [] { check_setting({.mode = Mode::sparse, .share = 0.2, .coarse = true}); }},
       {"decode_call: sketches", [] { check_setting({.mode = Mode::sketches, .share = 0.3}); }},
       {"model_step: a token twice, dense as of all keys, two requests", check_model},
+      {"decode_call: int8, dense", [] { check_setting({.bytes = true}); }},
+      {"decode_call: int8, sketches", [] { check_setting({.mode = Mode::sketches, .share = 0.3, .bytes = true}); }},
+      {"prefill_call: int8, a fifth of the keys", [] { check_prefill(0.2, true); }},
       {"prefill_call: dense", [] { check_prefill(1); }},
       {"prefill_call: a fifth of the keys", [] { check_prefill(0.2); }},
   };

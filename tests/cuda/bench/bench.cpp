@@ -10,7 +10,7 @@
 #include "kernels/cuda/kmeans.hpp"
 #include "kernels/cuda/matmul.hpp"
 #include "tests/cuda/bench/bench.hpp"
-#include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/bench/decode_call.hpp"
 #include "tests/cuda/bench/model_rows.hpp"
 #include "tests/cuda/bench/prefill_call.hpp"
 
@@ -204,6 +204,7 @@ void run(const Options& options) {
   std::printf("%s, driver %d.%d, CUDA %d.%d; copy %.0f GB/s (read and written)\n", device.gpu.c_str(),
               device.driver / 1000, device.driver % 1000 / 10, device.runtime / 1000, device.runtime % 1000 / 10,
               bench.copy_gbps());
+  constexpr Shape kBytes{32, 8, int64_t{1} << 17, true};
   for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}}) {
     for (const int64_t n_tokens : {int64_t{1} << 15, int64_t{1} << 17, int64_t{1} << 19}) {
       if (n_tokens <= options.max_tokens) add_decode_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
@@ -211,6 +212,10 @@ void run(const Options& options) {
     for (const int64_t n_tokens : {int64_t{1} << 17, int64_t{1} << 19}) {
       if (n_tokens <= options.max_tokens) add_prefill_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
     }
+  }
+  if (kBytes.n_tokens <= options.max_tokens) {
+    add_decode_rows(bench, kBytes);
+    add_prefill_rows(bench, kBytes);
   }
   add_lookup_rows(bench);
   add_kmeans_row(bench);

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/matmul.hpp"
-#include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/bench/decode_call.hpp"
 
 namespace squeeze::cuda_bench {
 
