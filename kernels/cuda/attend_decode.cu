@@ -93,7 +93,8 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads) attend_decode_kernel(AttendDecodeArgs a) {
   auto* ring = reinterpret_cast<uint16_t*>(shared_memory());
   auto* states = reinterpret_cast<float*>(ring);  // after the streams have ended
-  auto* is_last = reinterpret_cast<int32_t*>(shared_memory() + C::kRingBytes);
+  auto* shared_queries = reinterpret_cast<uint32_t*>(shared_memory() + C::kRingBytes);
+  auto* is_last = reinterpret_cast<int32_t*>(shared_memory() + C::kSharedBytes);
   const WorkSplit split = split_work(a.n_works, is_last + 1, [&](int work) { return Units::of(a, work).total(); });
   write_empty_works<C>(a, split);
   const int block = static_cast<int>(blockIdx.x);
@@ -108,7 +109,9 @@ __global__ void __launch_bounds__(C::kThreads) attend_decode_kernel(AttendDecode
     RunningSoftmax<C> state;
     {
       const float* first_head = a.queries + static_cast<int64_t>(work) * a.group * C::kDim;
-      const QueryFragments<C> queries([&](int head) { return head < a.group ? first_head + head * C::kDim : nullptr; });
+      const QueryFragments<C> queries([&](int head) { return head < a.group ? first_head + head * C::kDim : nullptr; },
+                                      shared_queries);
+      if constexpr (C::kQueriesShared) __syncthreads();
       WarpStream<C> stream(a, work, ring + warp * C::kStages * C::kStageElements);
       stream.run(unit - first + warp, work_end - first, C::kWarps, queries, state);
     }
@@ -126,7 +129,7 @@ __global__ void __launch_bounds__(C::kThreads) attend_decode_kernel(AttendDecode
 template <class C>
 void launch_config(const AttendDecodeArgs& a, Stream stream) {
   const DeviceLimits& limits = device_limits();
-  const size_t shared_bytes = C::kRingBytes + sizeof(int32_t) * (static_cast<size_t>(a.n_works) + 2);
+  const size_t shared_bytes = C::kSharedBytes + sizeof(int32_t) * (static_cast<size_t>(a.n_works) + 2);
   const size_t reserved = 1024;  // what the system takes of each block's
   const size_t per_multiprocessor = limits.shared_bytes_per_multiprocessor / (shared_bytes + reserved);
   const size_t n_blocks =
@@ -142,8 +145,8 @@ template <class T, bool kBytes, int kDim, bool kSplit>
 void launch_dim(const AttendDecodeArgs& a, Stream stream) {
   constexpr int kWarps = kDim > 128 ? 2 : 4;
   using Deep = DecodeConfig<T, kBytes, kDim, kSplit, kWarps, 3>;
-  if constexpr (Deep::kRingBytes > 96 << 10) {  // not for 8.6 and 8.9, whose blocks have 99 KiB
-    if (Deep::kRingBytes + (8 << 10) > device_limits().shared_bytes_per_block) {
+  if constexpr (Deep::kSharedBytes > 96 << 10) {  // not for 8.6 and 8.9, whose blocks have 99 KiB
+    if (Deep::kSharedBytes + (8 << 10) > device_limits().shared_bytes_per_block) {
       return launch_config<DecodeConfig<T, kBytes, kDim, kSplit, kWarps, 2>>(a, stream);
     }
   }

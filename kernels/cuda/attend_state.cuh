@@ -7,29 +7,50 @@
 
 namespace squeeze::cuda {
 
+// In registers; or, if C::kQueriesShared, in shared memory, where the warps of a block have the same ones.
 template <class C>
 class QueryFragments {
  public:
-  // row_of(i): where query row i is, f32 [head_dim], or null.
+  // row_of(i): where query row i is, f32 [head_dim], or null. shared: [head_dim / 16, lanes, 4], which the warps fill
+  // together: a barrier has to follow.
   template <class RowOf>
-  __device__ explicit QueryFragments(const RowOf& row_of) {
+  __device__ explicit QueryFragments(const RowOf& row_of, uint32_t* shared = nullptr) : shared_(shared) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     const float* upper = row_of(lane / 4);
     const float* lower = C::kSplit ? nullptr : row_of(lane / 4 + 8);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
+      if constexpr (C::kQueriesShared) {
+        if (step % C::kWarps != static_cast<int>(threadIdx.x) / kWarpSize) continue;
+      }
+      uint32_t(&a)[4] = a_[C::kQueriesShared ? 0 : step];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int column = first_column(step, half);
         const RoundedPair<typename C::T> pair(at(upper, column), at(upper, column + 1));
-        a_[step][half * 2] = pair.rounded;
-        a_[step][half * 2 + 1] =
-            C::kSplit ? pair.cut_off : pack(at(lower, column), at(lower, column + 1), typename C::T{});
+        a[half * 2] = pair.rounded;
+        a[half * 2 + 1] = C::kSplit ? pair.cut_off : pack(at(lower, column), at(lower, column + 1), typename C::T{});
+      }
+      if constexpr (C::kQueriesShared) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) shared[(step * kWarpSize + lane) * 4 + i] = a[i];
       }
     }
   }
 
-  __device__ const uint32_t (&operator[](int step) const)[4] { return a_[step]; }
+  // The first operand of a step (16 columns).
+  __device__ void load(int step, uint32_t (&a)[4]) const {
+    if constexpr (C::kQueriesShared) {
+      const auto words = load_16(shared_ + (step * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize) * 4);
+      a[0] = words.x;
+      a[1] = words.y;
+      a[2] = words.z;
+      a[3] = words.w;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = a_[step][i];
+    }
+  }
 
   // Logits with 8 * kTiles keys, times `scale`: tile t, element i is key t * 8 + lane % 4 * 2 + i % 2 for query row
   // lane / 4 + i / 2 * 8 (split: elements 2 and 3 are not set).
@@ -38,12 +59,14 @@ class QueryFragments {
     set_zero(out);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
+      uint32_t a[4];
+      load(step, a);
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile += 2) {
         uint32_t b[4];
         load_keys<C>(b, keys + tile * 8 * C::kStride, step);
-        mma_16x8x16(out[tile], a_[step], b[0], b[1], typename C::T{});
-        mma_16x8x16(out[tile + 1], a_[step], b[2], b[3], typename C::T{});
+        mma_16x8x16(out[tile], a, b[0], b[1], typename C::T{});
+        mma_16x8x16(out[tile + 1], a, b[2], b[3], typename C::T{});
       }
     }
     finish(out, [&](int) { return scale; });
@@ -55,14 +78,17 @@ class QueryFragments {
     set_zero(out);
 #pragma unroll
     for (int step = 0; step < kSteps; step += 2) {
+      uint32_t a[2][4];
+      load(step, a[0]);
+      load(step + 1, a[1]);
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile += 2) {
         uint32_t b[2][4];
         load_keys<C>(b, ByteRows<kRowBytes>{keys.rows + tile * 8 * kRowBytes, nullptr}, step);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          mma_16x8x16(out[tile], a_[step + i], b[i][0], b[i][1], typename C::T{});
-          mma_16x8x16(out[tile + 1], a_[step + i], b[i][2], b[i][3], typename C::T{});
+          mma_16x8x16(out[tile], a[i], b[i][0], b[i][1], typename C::T{});
+          mma_16x8x16(out[tile + 1], a[i], b[i][2], b[i][3], typename C::T{});
         }
       }
     }
@@ -99,7 +125,8 @@ class QueryFragments {
     }
   }
   __device__ static float at(const float* row, int column) { return row ? row[column] : 0.0f; }
-  uint32_t a_[kSteps][4];
+  uint32_t a_[C::kQueriesShared ? 1 : kSteps][4];
+  const uint32_t* shared_;
 };
 
 template <class C>

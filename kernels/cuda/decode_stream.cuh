@@ -16,6 +16,7 @@ struct DecodeConfig {
   static constexpr bool kSplit = kSplitRows;
   static constexpr bool kBytes = kByteRows;
   static constexpr int kRun = kBytes ? 4 : 2;
+  static constexpr bool kQueriesShared = kDim > 128;  // the output fills the registers
   static constexpr int kKeyTiles = kUnitRows / 8;
   static constexpr int kWarps = kNumWarps;
   static constexpr int kStages = kNumStages;
@@ -25,6 +26,8 @@ struct DecodeConfig {
   // Keys, values; of bytes their scales.
   static constexpr int kStageElements = 2 * kUnitRows * (kStride + (kBytes ? 2 : 0));
   static constexpr size_t kRingBytes = sizeof(uint16_t) * kWarps * kStages * kStageElements;
+  static constexpr size_t kQueryBytes = kQueriesShared ? kDim / 16 * kWarpSize * 16 : 0;
+  static constexpr size_t kSharedBytes = kRingBytes + kQueryBytes;
   static_assert(kRingBytes >= sizeof(float) * kWarps * kMaxGroup * (kDim + 2), "the warps' states fit in the rings");
 };
 

@@ -27,6 +27,7 @@ struct Config {
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
   static constexpr int kRun = 8;
+  static constexpr bool kQueriesShared = false;
   static constexpr int kChunks = kDim / 32;  // of 32 dimensions, 8 per lane of a row
 };
 
@@ -39,8 +40,11 @@ __device__ void centroid_dots(const QueryFragments<C>& queries, const uint32_t (
   for (int i = 0; i < 4; ++i) out[i] = 0.0f;
 #pragma unroll
   for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-    mma_16x8x16(out, queries[2 * chunk], words[chunk][0], words[chunk][1], typename C::T{});
-    mma_16x8x16(out, queries[2 * chunk + 1], words[chunk][2], words[chunk][3], typename C::T{});
+    uint32_t first[4], second[4];
+    queries.load(2 * chunk, first);
+    queries.load(2 * chunk + 1, second);
+    mma_16x8x16(out, first, words[chunk][0], words[chunk][1], typename C::T{});
+    mma_16x8x16(out, second, words[chunk][2], words[chunk][3], typename C::T{});
   }
   if constexpr (C::kSplit) {
     out[0] += out[2];

@@ -18,6 +18,7 @@ struct PrefillConfig {
   static constexpr bool kSplit = false;
   static constexpr bool kBytes = kByteRows;
   static constexpr int kRun = kBytes ? 4 : 2;
+  static constexpr bool kQueriesShared = false;
   static constexpr int kTileKeys = kDim > 128 ? 32 : 64;
   static constexpr int kKeyTiles = kTileKeys / 8;
   static constexpr int kStages = 2;
