@@ -74,9 +74,9 @@ Step run_step(const cuda_bench::MadeModel& model, const MadeIndex& index, const 
   return first;
 }
 
-void check_model() {
+void check_model(bool bytes) {
   const cuda_bench::MadeModel model(kModel);
-  const MadeIndex index({kModel.n_query_heads, kModel.n_kv_heads, 500}, false);
+  const MadeIndex index({kModel.n_query_heads, kModel.n_kv_heads, 500, bytes}, false);
   const Step dense = run_step(model, index, {}, 1);
   const Step full = run_step(model, index, {.mode = Mode::sparse, .share = 1}, 1);
   expect(full.logits == dense.logits, "all keys by lookup are dense attention");
@@ -96,7 +96,8 @@ std::vector<Case> bench_call_cases() {
       {"decode_call: a fifth of the keys, two levels",
        [] { check_setting({.mode = Mode::sparse, .share = 0.2, .coarse = true}); }},
       {"decode_call: sketches", [] { check_setting({.mode = Mode::sketches, .share = 0.3}); }},
-      {"model_step: a token twice, dense as of all keys, two requests", check_model},
+      {"model_step: a token twice, dense as of all keys, two requests", [] { check_model(false); }},
+      {"model_step: the same over int8", [] { check_model(true); }},
       {"decode_call: int8, dense", [] { check_setting({.bytes = true}); }},
       {"decode_call: int8, sketches", [] { check_setting({.mode = Mode::sketches, .share = 0.3, .bytes = true}); }},
       {"prefill_call: int8, a fifth of the keys", [] { check_prefill(0.2, true); }},

@@ -11,7 +11,14 @@
 namespace squeeze::cuda_bench {
 namespace {
 
-constexpr int64_t kRotatedBytes = int64_t{1} << 30;  // layers are attended in turn, so that none is cached
+// Layers are attended in turn, so that nothing is cached: 5 % of this is more than caches hold.
+constexpr int64_t kRotatedBytes = int64_t{4} << 30;
+
+constexpr int64_t kRotatedCentroids = int64_t{256} << 20;  // the same of lookups alone, which read all centroids
+
+int layers_of(int64_t layer_bytes, int64_t bytes, int64_t most) {
+  return static_cast<int>(std::clamp<int64_t>((bytes + layer_bytes - 1) / layer_bytes, 1, most));
+}
 
 // `n` copies of one head's content.
 template <class T>
@@ -81,7 +88,9 @@ std::string Shape::str() const {
 
 MadeIndex::MadeIndex(const Shape& made, bool coarse, bool keys_and_values)
     : shape(made),
-      n_layers(static_cast<int>(std::clamp<int64_t>((kRotatedBytes + made.kv_bytes() - 1) / made.kv_bytes(), 1, 16))),
+      n_layers(keys_and_values
+                   ? layers_of(made.kv_bytes(), kRotatedBytes, 16)
+                   : layers_of(made.n_tokens / 40 * made.n_kv_heads * kCentroidBytes, kRotatedCentroids, 256)),
       n_clustered(made.n_tokens - kSinks - kWindow) {
   Random random;
   std::vector<int32_t> first_row{kSinks};

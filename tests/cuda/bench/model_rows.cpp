@@ -11,7 +11,8 @@ namespace {
 constexpr ModelShape kShape{
     .n_layers = 32, .hidden = 4096, .intermediate = 14336, .vocab = 128256, .n_query_heads = 32, .n_kv_heads = 8};
 constexpr int64_t kTokens = int64_t{1} << 17;
-constexpr int64_t kContextBytes = int64_t{5} << 30;  // at most, of the index and what is computed in
+constexpr int kRequests[] = {1, 16};
+constexpr int64_t kContextBytes = int64_t{6} << 30;  // at most, of the index and what is computed in
 
 struct Setting {
   const char* name;
@@ -21,8 +22,15 @@ struct Setting {
 constexpr Setting kSettings[] = {
     {"dense", Mode::dense, 1}, {"sparsity 90 %", Mode::sparse, 0.1}, {"budget 5 %", Mode::sketches, 0.05}};
 
-std::string row_name(int n_requests, const Setting& setting) {
-  return "model 8B 128K batch " + std::to_string(n_requests) + " " + setting.name;
+Shape context(bool bytes) { return {kShape.n_query_heads, kShape.n_kv_heads, kTokens, bytes}; }
+
+std::string row_name(bool bytes, int n_requests, const Setting& setting) {
+  return std::string("model 8B 128K ") + (bytes ? "int8 " : "") + "batch " + std::to_string(n_requests) + " " +
+         setting.name;
+}
+
+bool wants_any(const Bench& bench, bool bytes, int n_requests) {
+  return std::ranges::any_of(kSettings, [&](const Setting& s) { return bench.wants(row_name(bytes, n_requests, s)); });
 }
 
 // Finite logits, and the tokens of the replay are those of the step that was not captured.
@@ -57,13 +65,29 @@ double add_row(Bench& bench, const std::string& name, const ModelStep& step, int
   return ms;
 }
 
+// Over one context; ratios are to dense attention over it.
+void add_rows(Bench& bench, const MadeModel& model, bool bytes) {
+  const MadeIndex index(context(bytes), false);
+  for (const int n_requests : kRequests) {
+    if (!wants_any(bench, bytes, n_requests)) continue;
+    double dense_ms = 0;
+    for (const Setting& setting : kSettings) {
+      const std::string name = row_name(bytes, n_requests, setting);
+      if (setting.mode != Mode::dense && !bench.wants(name)) continue;
+      const ModelStep step(model, index, setting.mode, setting.share, n_requests);
+      const double ms = add_row(bench, name, step, n_requests, dense_ms);
+      if (setting.mode == Mode::dense) dense_ms = ms;
+    }
+  }
+}
+
 }  // namespace
 
 void add_model_rows(Bench& bench) {
-  const auto wanted = [&](int n_requests) {
-    return std::ranges::any_of(kSettings, [&](const Setting& s) { return bench.wants(row_name(n_requests, s)); });
+  const auto wanted = [&](bool bytes) {
+    return std::ranges::any_of(kRequests, [&](int n) { return wants_any(bench, bytes, n); });
   };
-  if (kTokens > bench.options().max_tokens || !(wanted(1) || wanted(16))) return;
+  if (kTokens > bench.options().max_tokens || !(wanted(false) || wanted(true))) return;
   const auto free = static_cast<int64_t>(cuda::free_device_bytes());
   if (free < kShape.bytes() + kContextBytes) {
     std::printf("model 8B 128K: skipped, needs %.1f GiB of device memory, %.1f are free\n",
@@ -71,17 +95,8 @@ void add_model_rows(Bench& bench) {
     return;
   }
   const MadeModel model(kShape);
-  const MadeIndex index({kShape.n_query_heads, kShape.n_kv_heads, kTokens}, false);
-  for (const int n_requests : {1, 16}) {
-    if (!wanted(n_requests)) continue;
-    double dense_ms = 0;
-    for (const Setting& setting : kSettings) {
-      const std::string name = row_name(n_requests, setting);
-      if (setting.mode != Mode::dense && !bench.wants(name)) continue;
-      const ModelStep step(model, index, setting.mode, setting.share, n_requests);
-      const double ms = add_row(bench, name, step, n_requests, dense_ms);
-      if (setting.mode == Mode::dense) dense_ms = ms;
-    }
+  for (const bool bytes : {false, true}) {
+    if (wanted(bytes)) add_rows(bench, model, bytes);
   }
 }
 
