@@ -1,4 +1,4 @@
-// How a warp of attend_decode.cu walks through its units: copies ahead, then the running softmax.
+// How a warp of decode_kernel.cuh walks through its units: copies ahead, then the running softmax.
 #pragma once
 
 #include "kernels/cuda/attend_decode.hpp"

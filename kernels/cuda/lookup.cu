@@ -1,6 +1,6 @@
 // Centroids stream from memory into matrix fragments without a stop in shared memory: a lane loads the 16 bytes that
 // hold its operands of two instructions, with the dimensions permuted alike for queries and centroids. Queries keep 16
-// more bits in the idle half of the matrix (at most 8 heads; see attend_decode.cu). The last block of a work to arrive
+// more bits in the idle half of the matrix (at most 8 heads; see decode_kernel.cuh). The last block of a work to arrive
 // selects (select_clusters.cuh).
 #include "kernels/cuda/lookup.hpp"
 
