@@ -12,7 +12,7 @@ namespace squeeze::cuda {
 inline constexpr int kMaxGroup = 16;  // query heads per KV head
 
 // Softmax attention of `group` query heads over the union of three parts, each of which may be empty. All pointers are
-// device memory; keys, values and value means are f16 or bf16 with rows of head_dim, 16-byte aligned. Counts are read
+// device memory; keys, values and value means have rows of head_dim, 16-byte aligned. Counts are read
 // on the device, so that a captured graph can be replayed as they change.
 struct AttendDecodeArgs {
   const float* queries;  // [n_works, group, head_dim]; a work is one KV head of one request, a request's together
@@ -22,7 +22,10 @@ struct AttendDecodeArgs {
   int heads_per_token = 0;  // query heads of one token: a work's rows are token by token; 0: group (one token)
   int head_dim;             // 64, 96, 128 or 256
   float scale;
-  DType dtype;
+  DType dtype;                        // of keys and values: f16 or bf16, or i8, a row of it times its scale
+  DType float_type = DType::bf16;     // f16 or bf16: of the tail and the value means if dtype is i8, else as dtype
+  const float* key_scales = nullptr;  // [n_kv_heads, n_tokens] if i8, else null
+  const float* value_scales = nullptr;
 
   // Rows of the context.
   const void* keys;    // [n_kv_heads, n_tokens, head_dim]

@@ -51,7 +51,11 @@ __device__ void add_tiles(const LaunchArgs& a, const PrefillWork& work, int firs
     }
     copy_async_commit();
     float logits[C::kKeyTiles][4];
-    queries.logits(stage, args.scale * kLog2E, logits);
+    const bool bytes = C::kBytes && tile.part == PrefillPart::context;
+    if (!bytes) queries.logits(stage, args.scale * kLog2E, logits);
+    if constexpr (C::kBytes) {
+      if (bytes) queries.logits(byte_rows<C>(stage, 0), args.scale * kLog2E, logits);
+    }
     int n_valid[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -74,7 +78,10 @@ __device__ void add_tiles(const LaunchArgs& a, const PrefillWork& work, int firs
         }
       }
     }
-    state.add(logits, n_valid, stage + C::kTileKeys * C::kStride);
+    if (!bytes) state.add(logits, n_valid, stage + C::kTileKeys * C::kStride);
+    if constexpr (C::kBytes) {
+      if (bytes) state.add(logits, n_valid, byte_rows<C>(stage, 1));
+    }
   }
   copy_async_wait<0>();
 }
@@ -165,17 +172,17 @@ void launch_config(const AttendPrefillArgs& a, Stream stream) {
          stream, args);
 }
 
-template <class T>
+template <class T, bool kBytes>
 void launch_type(const AttendPrefillArgs& a, Stream stream) {
   switch (a.head_dim) {
     case 64:
-      return launch_config<PrefillConfig<T, 64>>(a, stream);
+      return launch_config<PrefillConfig<T, kBytes, 64>>(a, stream);
     case 96:
-      return launch_config<PrefillConfig<T, 96>>(a, stream);
+      return launch_config<PrefillConfig<T, kBytes, 96>>(a, stream);
     case 128:
-      return launch_config<PrefillConfig<T, 128>>(a, stream);
+      return launch_config<PrefillConfig<T, kBytes, 128>>(a, stream);
     case 256:
-      return launch_config<PrefillConfig<T, 256>>(a, stream);
+      return launch_config<PrefillConfig<T, kBytes, 256>>(a, stream);
   }
   throw std::invalid_argument("attend_prefill: head dim must be 64, 96, 128 or 256, found " +
                               std::to_string(a.head_dim));
@@ -200,9 +207,16 @@ void attend_prefill(const AttendPrefillArgs& a, Stream stream) {
                                 std::to_string(a.n_kv_heads) + " KV heads and blocks of " +
                                 std::to_string(a.block_tokens) + " tokens do not fit");
   }
-  if (a.dtype == DType::bf16) return launch_type<BF16>(a, stream);
-  if (a.dtype == DType::f16) return launch_type<F16>(a, stream);
-  throw std::invalid_argument("attend_prefill: expected keys and values of f16 or bf16");
+  const bool bytes = a.dtype == DType::i8;
+  const DType float_type = bytes ? a.float_type : a.dtype;
+  if (float_type != DType::bf16 && float_type != DType::f16) {
+    throw std::invalid_argument("attend_prefill: expected keys and values of f16 or bf16, or i8 beside one of these");
+  }
+  if (float_type == DType::bf16) {
+    bytes ? launch_type<BF16, true>(a, stream) : launch_type<BF16, false>(a, stream);
+  } else {
+    bytes ? launch_type<F16, true>(a, stream) : launch_type<F16, false>(a, stream);
+  }
 }
 
 }  // namespace squeeze::cuda

@@ -10,17 +10,20 @@
 namespace squeeze::cuda {
 
 // Softmax attention over the union of three parts, each of which may be empty. All pointers are device memory; keys,
-// values, centroids and value means are f16 or bf16 with rows of head_dim, 16-byte aligned. A work is one KV head of
+// values, centroids and value means have rows of head_dim, 16-byte aligned. A work is one KV head of
 // one block of block_tokens query tokens (the last block may be shorter), a block's heads together: what it reads of
 // the context serves all its tokens and all query heads of the KV head.
 struct AttendPrefillArgs {
-  const float* queries;  // [n_queries, n_query_heads, head_dim]; rounded to dtype
+  const float* queries;  // [n_queries, n_query_heads, head_dim]; rounded to 16 bits
   int n_queries;
   int n_query_heads;
   int n_kv_heads;
   int head_dim;  // 64, 96, 128 or 256
   float scale;
-  DType dtype;
+  DType dtype;                        // of keys and values: f16 or bf16, or i8, a row of it times its scale
+  DType float_type = DType::bf16;     // f16 or bf16: of all others if dtype is i8, else as dtype
+  const float* key_scales = nullptr;  // [n_kv_heads, n_tokens] if i8, else null
+  const float* value_scales = nullptr;
   int block_tokens;
 
   // Rows of the context.

@@ -2,70 +2,131 @@
 // DecodeConfig.
 #pragma once
 
+#include "kernels/cuda/key_rows.cuh"
 #include "kernels/cuda/rounded_pair.cuh"
 
 namespace squeeze::cuda {
 
+// In registers; or, if C::kQueriesShared, in shared memory, where the warps of a block have the same ones.
 template <class C>
 class QueryFragments {
  public:
-  // row_of(i): where query row i is, f32 [head_dim], or null.
+  // row_of(i): where query row i is, f32 [head_dim], or null. shared: [head_dim / 16, lanes, 4], which the warps fill
+  // together: a barrier has to follow.
   template <class RowOf>
-  __device__ explicit QueryFragments(const RowOf& row_of) {
+  __device__ explicit QueryFragments(const RowOf& row_of, uint32_t* shared = nullptr) : shared_(shared) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     const float* upper = row_of(lane / 4);
     const float* lower = C::kSplit ? nullptr : row_of(lane / 4 + 8);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
+      if constexpr (C::kQueriesShared) {
+        if (step % C::kWarps != static_cast<int>(threadIdx.x) / kWarpSize) continue;
+      }
+      uint32_t(&a)[4] = a_[C::kQueriesShared ? 0 : step];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int column =
-            C::kInWords ? step / 2 * 32 + lane % 4 * 8 + step % 2 * 4 + half * 2 : step * 16 + half * 8 + lane % 4 * 2;
+        const int column = first_column(step, half);
         const RoundedPair<typename C::T> pair(at(upper, column), at(upper, column + 1));
-        a_[step][half * 2] = pair.rounded;
-        a_[step][half * 2 + 1] =
-            C::kSplit ? pair.cut_off : pack(at(lower, column), at(lower, column + 1), typename C::T{});
+        a[half * 2] = pair.rounded;
+        a[half * 2 + 1] = C::kSplit ? pair.cut_off : pack(at(lower, column), at(lower, column + 1), typename C::T{});
+      }
+      if constexpr (C::kQueriesShared) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) shared[(step * kWarpSize + lane) * 4 + i] = a[i];
       }
     }
   }
 
-  __device__ const uint32_t (&operator[](int step) const)[4] { return a_[step]; }
+  // The first operand of a step (16 columns).
+  __device__ void load(int step, uint32_t (&a)[4]) const {
+    if constexpr (C::kQueriesShared) {
+      const auto words = load_16(shared_ + (step * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize) * 4);
+      a[0] = words.x;
+      a[1] = words.y;
+      a[2] = words.z;
+      a[3] = words.w;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = a_[step][i];
+    }
+  }
 
   // Logits with 8 * kTiles keys, times `scale`: tile t, element i is key t * 8 + lane % 4 * 2 + i % 2 for query row
   // lane / 4 + i / 2 * 8 (split: elements 2 and 3 are not set).
   template <int kTiles>
   __device__ void logits(const uint16_t* keys, float scale, float (&out)[kTiles][4]) const {
+    set_zero(out);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      uint32_t a[4];
+      load(step, a);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile += 2) {
+        uint32_t b[4];
+        load_keys<C>(b, keys + tile * 8 * C::kStride, step);
+        mma_16x8x16(out[tile], a, b[0], b[1], typename C::T{});
+        mma_16x8x16(out[tile + 1], a, b[2], b[3], typename C::T{});
+      }
+    }
+    finish(out, [&](int) { return scale; });
+  }
+
+  // The same for keys in bytes, times their scales too.
+  template <int kTiles, int kRowBytes>
+  __device__ void logits(const ByteRows<kRowBytes>& keys, float scale, float (&out)[kTiles][4]) const {
+    set_zero(out);
+#pragma unroll
+    for (int step = 0; step < kSteps; step += 2) {
+      uint32_t a[2][4];
+      load(step, a[0]);
+      load(step + 1, a[1]);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile += 2) {
+        uint32_t b[2][4];
+        load_keys<C>(b, ByteRows<kRowBytes>{keys.rows + tile * 8 * kRowBytes, nullptr}, step);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          mma_16x8x16(out[tile], a[i], b[i][0], b[i][1], typename C::T{});
+          mma_16x8x16(out[tile + 1], a[i], b[i][2], b[i][3], typename C::T{});
+        }
+      }
+    }
+    finish(out, [&](int key) { return scale * kByteUnit<typename C::T> * keys.scales[key]; });
+  }
+
+ private:
+  static constexpr int kSteps = C::kDim / 16;
+  // Of two columns that a lane has side by side.
+  __device__ static int first_column(int step, int half) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    const uint16_t* row = keys + (lane % 8 + lane / 16 * 8) * C::kStride + lane / 8 % 2 * 8;
+    if (C::kRun == 8) return step / 2 * 32 + lane % 4 * 8 + step % 2 * 4 + half * 2;
+    if (C::kRun == 4) return step * 16 + lane % 4 * 4 + half * 2;
+    return step * 16 + half * 8 + lane % 4 * 2;
+  }
+  template <int kTiles>
+  __device__ static void set_zero(float (&out)[kTiles][4]) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) out[tile][i] = 0.0f;
     }
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int tile = 0; tile < kTiles; tile += 2) {
-        uint32_t b[4];
-        load_matrices(b, row + tile * 8 * C::kStride + step * 16);
-        mma_16x8x16(out[tile], a_[step], b[0], b[1], typename C::T{});
-        mma_16x8x16(out[tile + 1], a_[step], b[2], b[3], typename C::T{});
-      }
-    }
+  }
+  template <int kTiles, class ScaleOf>
+  __device__ static void finish(float (&out)[kTiles][4], const ScaleOf& scale_of) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (C::kSplit && i < 2) out[tile][i] += out[tile][i + 2];
-        out[tile][i] *= scale;
+        out[tile][i] *= scale_of(tile * 8 + lane % 4 * 2 + i % 2);
       }
     }
   }
-
- private:
-  static constexpr int kSteps = C::kDim / 16;
   __device__ static float at(const float* row, int column) { return row ? row[column] : 0.0f; }
-  uint32_t a_[kSteps][4];
+  uint32_t a_[C::kQueriesShared ? 1 : kSteps][4];
+  const uint32_t* shared_;
 };
 
 template <class C>
@@ -86,15 +147,16 @@ class RunningSoftmax {
     }
   }
 
-  // logits as QueryFragments::logits, to the base 2; values: the keys' rows. Of the keys, this lane's row r sees the
-  // first n_valid[r].
-  __device__ void add(const float (&logits)[C::kKeyTiles][4], const int (&n_valid)[kRows], const uint16_t* values) {
+  // logits as QueryFragments::logits, to the base 2; values: the keys' rows, or ByteRows. Of the keys, this lane's row
+  // r sees the first n_valid[r].
+  template <class Values>
+  __device__ void add(const float (&logits)[C::kKeyTiles][4], const int (&n_valid)[kRows], const Values& values) {
     uint32_t weights[C::kKeyTiles / 2][4];
     float shrink[kRows];
     bool shrinks = false;
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
-      shrink[row] = set_weights(row, logits, n_valid[row], weights);
+      shrink[row] = set_weights(row, logits, n_valid[row], values, weights);
       shrinks = shrinks || shrink[row] != 1.0f;
     }
     if (__any_sync(kAllLanes, shrinks)) scale_acc(shrink);
@@ -117,7 +179,9 @@ class RunningSoftmax {
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        write(tile * 8 + lane % 4 * 2 + i, C::kSplit ? acc_[tile][i] + acc_[tile][i + 2] : acc_[tile][row * 2 + i]);
+        const int at = lane % 4 * 2 + i;
+        const int column = C::kRun == 4 ? tile / 2 * 16 + at * 2 + tile % 2 : tile * 8 + at;
+        write(column, C::kSplit ? acc_[tile][i] + acc_[tile][i + 2] : acc_[tile][row * 2 + i]);
       }
     }
   }
@@ -140,8 +204,16 @@ class RunningSoftmax {
  private:
   static constexpr int kTiles = C::kDim / 8;
 
-  // Raises the maximum; the weights of the row's keys, rounded; returns what the sums so far shrink by.
-  __device__ float set_weights(int row, const float (&logits)[C::kKeyTiles][4], int n_valid,
+  __device__ static float value_scale(const uint16_t*, int) { return 1.0f; }
+  template <int kRowBytes>
+  __device__ static float value_scale(const ByteRows<kRowBytes>& values, int key) {
+    return values.scales[key] * kByteUnit<typename C::T>;
+  }
+
+  // Raises the maximum; the weights of the row's keys, times their values' scales, rounded; returns what the sums so
+  // far shrink by.
+  template <class Values>
+  __device__ float set_weights(int row, const float (&logits)[C::kKeyTiles][4], int n_valid, const Values& values,
                                uint32_t (&weights)[C::kKeyTiles / 2][4]) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     float x[C::kKeyTiles][2];
@@ -164,7 +236,8 @@ class RunningSoftmax {
     for (int tile = 0; tile < C::kKeyTiles; ++tile) {
       const float low = exp2_fast(x[tile][0] - base), high = exp2_fast(x[tile][1] - base);
       sum_[row] += low + high;
-      const RoundedPair<typename C::T> pair(low, high);
+      const int key = tile * 8 + lane % 4 * 2;
+      const RoundedPair<typename C::T> pair(low * value_scale(values, key), high * value_scale(values, key + 1));
       weights[tile / 2][tile % 2 * 2 + row] = pair.rounded;
       if constexpr (C::kSplit) weights[tile / 2][tile % 2 * 2 + 1] = pair.cut_off;
     }
@@ -180,17 +253,30 @@ class RunningSoftmax {
   }
 
   __device__ void add_values(const uint32_t (&weights)[C::kKeyTiles / 2][4], const uint16_t* values) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    const uint16_t* first = values + lane % 16 * C::kStride + lane / 16 * 8;
 #pragma unroll
     for (int keys = 0; keys < C::kKeyTiles / 2; ++keys) {
-      const uint16_t* row = first + keys * 16 * C::kStride;
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile += 2) {
         uint32_t b[4];
-        load_matrices_transposed(b, row + tile * 8);
+        load_values<C>(b, values + keys * 16 * C::kStride, tile);
         mma_16x8x16(acc_[tile], weights[keys], b[0], b[1], typename C::T{});
         mma_16x8x16(acc_[tile + 1], weights[keys], b[2], b[3], typename C::T{});
+      }
+    }
+  }
+  template <int kRowBytes>
+  __device__ void add_values(const uint32_t (&weights)[C::kKeyTiles / 2][4], const ByteRows<kRowBytes>& values) {
+#pragma unroll
+    for (int keys = 0; keys < C::kKeyTiles / 2; ++keys) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile += 4) {
+        uint32_t b[2][4];
+        load_values<C>(b, ByteRows<kRowBytes>{values.rows + keys * 16 * kRowBytes, nullptr}, tile);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          mma_16x8x16(acc_[tile + i * 2], weights[keys], b[i][0], b[i][1], typename C::T{});
+          mma_16x8x16(acc_[tile + i * 2 + 1], weights[keys], b[i][2], b[i][3], typename C::T{});
+        }
       }
     }
   }

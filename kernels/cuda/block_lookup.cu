@@ -23,7 +23,8 @@ struct Config {
   using T = TElement;
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = false;
-  static constexpr bool kInWords = false;
+  static constexpr int kRun = 2;
+  static constexpr bool kQueriesShared = false;
   static constexpr int kStride = kDim + 8;
   static constexpr int kKeyTiles = kTileClusters / 8;
   static constexpr size_t kSharedBytes = sizeof(uint16_t) * kTileClusters * kStride;

@@ -1,4 +1,4 @@
-// How a warp of attend_decode.cu walks through its units: copies ahead, then the running softmax.
+// How a warp of decode_kernel.cuh walks through its units: copies ahead, then the running softmax.
 #pragma once
 
 #include "kernels/cuda/attend_decode.hpp"
@@ -8,19 +8,26 @@ namespace squeeze::cuda {
 
 inline constexpr int kUnitRows = 16;
 
-template <class TElement, int kHeadDim, bool kSplitRows, int kNumWarps, int kNumStages>
+// kBytes: keys and values of the context are bytes with scales; those of the tail, and value means, are of type T.
+template <class TElement, bool kByteRows, int kHeadDim, bool kSplitRows, int kNumWarps, int kNumStages>
 struct DecodeConfig {
   using T = TElement;
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
-  static constexpr bool kInWords = false;
+  static constexpr bool kBytes = kByteRows;
+  static constexpr int kRun = kBytes ? 4 : 2;
+  static constexpr bool kQueriesShared = kDim > 128;  // the output fills the registers
   static constexpr int kKeyTiles = kUnitRows / 8;
   static constexpr int kWarps = kNumWarps;
   static constexpr int kStages = kNumStages;
   static constexpr int kThreads = kWarps * kWarpSize;
   static constexpr int kStride = kDim + 8;  // elements of a row in shared memory: eight rows hit different banks
-  static constexpr int kStageElements = 2 * kUnitRows * kStride;  // keys, then values
+  using Bytes = ByteRows<kDim + 16>;
+  // Keys, values; of bytes their scales.
+  static constexpr int kStageElements = 2 * kUnitRows * (kStride + (kBytes ? 2 : 0));
   static constexpr size_t kRingBytes = sizeof(uint16_t) * kWarps * kStages * kStageElements;
+  static constexpr size_t kQueryBytes = kQueriesShared ? kDim / 16 * kWarpSize * 16 : 0;
+  static constexpr size_t kSharedBytes = kRingBytes + kQueryBytes;
   static_assert(kRingBytes >= sizeof(float) * kWarps * kMaxGroup * (kDim + 2), "the warps' states fit in the rings");
 };
 
@@ -119,6 +126,7 @@ class WarpStream {
     }
     const bool tail = part == Part::tail;
     const int64_t first = tail ? work_ % a_.n_tails * a_.tail_capacity : head * a_.n_tokens;
+    if (C::kBytes && !tail) return copy_bytes(first, stage);
     copy_from(tail ? a_.tail_keys : a_.keys, first, stage);
     copy_from(tail ? a_.tail_values : a_.values, first, stage + kUnitRows * C::kStride);
   }
@@ -135,10 +143,33 @@ class WarpStream {
     }
   }
 
-  __device__ void add_unit(const Unit& unit, const uint16_t* stage, const QueryFragments<C>& queries,
+  __device__ void copy_bytes(int64_t first_row, uint16_t* stage) const {
+    constexpr int kChunks = C::kDim / 16;
+    const auto *keys = static_cast<const char*>(a_.keys), *values = static_cast<const char*>(a_.values);
+    const typename C::Bytes to_keys = byte_rows<C>(stage, 0), to_values = byte_rows<C>(stage, 1);
+#pragma unroll
+    for (int i = 0; i < kUnitRows * kChunks / kWarpSize; ++i) {
+      const int chunk = i * kWarpSize + lane_;
+      const int row = chunk / kChunks, column = chunk % kChunks * 16;
+      const int id = __shfl_sync(kAllLanes, next_row_, row);
+      const int64_t from = (first_row + (id < 0 ? 0 : id)) * C::kDim + column;
+      const int to = row * C::Bytes::kStride + column;
+      copy_async_16(to_keys.rows + to, keys + from, id >= 0);
+      copy_async_16(to_values.rows + to, values + from, id >= 0);
+    }
+    const int row = lane_ % kUnitRows, id = __shfl_sync(kAllLanes, next_row_, row);
+    const bool of_keys = lane_ < kUnitRows;
+    copy_async_4((of_keys ? to_keys : to_values).scales + row,
+                 (of_keys ? a_.key_scales : a_.value_scales) + first_row + (id < 0 ? 0 : id), id >= 0);
+  }
+
+  __device__ void add_unit(const Unit& unit, uint16_t* stage, const QueryFragments<C>& queries,
                            RunningSoftmax<C>& state) const {
     float logits[2][4];
-    if (unit.part == Part::rest) {
+    const bool bytes = C::kBytes && unit.part == Part::context;
+    if (bytes) {
+      if constexpr (C::kBytes) queries.logits(byte_rows<C>(stage, 0), a_.scale * kLog2E, logits);
+    } else if (unit.part == Part::rest) {
       rest_logits(unit, logits);
     } else {
       queries.logits(stage, a_.scale * kLog2E, logits);
@@ -148,6 +179,9 @@ class WarpStream {
     for (int row = 0; row < kRows; ++row) {
       const int n_seen = units_.n_tail - unseen_[row] - unit.first;
       n_valid[row] = unit.part == Part::tail && n_seen < unit.n_valid ? n_seen : unit.n_valid;
+    }
+    if constexpr (C::kBytes) {
+      if (bytes) return state.add(logits, n_valid, byte_rows<C>(stage, 1));
     }
     state.add(logits, n_valid, stage + kUnitRows * C::kStride);
   }

@@ -1,6 +1,6 @@
 // Centroids stream from memory into matrix fragments without a stop in shared memory: a lane loads the 16 bytes that
 // hold its operands of two instructions, with the dimensions permuted alike for queries and centroids. Queries keep 16
-// more bits in the idle half of the matrix (at most 8 heads; see attend_decode.cu). The last block of a work to arrive
+// more bits in the idle half of the matrix (at most 8 heads; see decode_kernel.cuh). The last block of a work to arrive
 // selects (select_clusters.cuh).
 #include "kernels/cuda/lookup.hpp"
 
@@ -26,7 +26,8 @@ struct Config {
   using T = std::conditional_t<kType == DType::bf16, BF16, F16>;  // bytes are widened to f16
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = kSplitRows;
-  static constexpr bool kInWords = true;
+  static constexpr int kRun = 8;
+  static constexpr bool kQueriesShared = false;
   static constexpr int kChunks = kDim / 32;  // of 32 dimensions, 8 per lane of a row
 };
 
@@ -39,8 +40,11 @@ __device__ void centroid_dots(const QueryFragments<C>& queries, const uint32_t (
   for (int i = 0; i < 4; ++i) out[i] = 0.0f;
 #pragma unroll
   for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-    mma_16x8x16(out, queries[2 * chunk], words[chunk][0], words[chunk][1], typename C::T{});
-    mma_16x8x16(out, queries[2 * chunk + 1], words[chunk][2], words[chunk][3], typename C::T{});
+    uint32_t first[4], second[4];
+    queries.load(2 * chunk, first);
+    queries.load(2 * chunk + 1, second);
+    mma_16x8x16(out, first, words[chunk][0], words[chunk][1], typename C::T{});
+    mma_16x8x16(out, second, words[chunk][2], words[chunk][3], typename C::T{});
   }
   if constexpr (C::kSplit) {
     out[0] += out[2];
@@ -57,8 +61,8 @@ __device__ void load_centroid(const void* centroids, int64_t cluster, uint32_t (
     const int64_t at = cluster * C::kDim + chunk * 32 + lane % 4 * 8;
     if constexpr (C::kBytes) {
       const auto bytes = load_8(static_cast<const char*>(centroids) + at);
-      widen_bytes(bytes.x, words[chunk][0], words[chunk][1]);
-      widen_bytes(bytes.y, words[chunk][2], words[chunk][3]);
+      widen_bytes(bytes.x, words[chunk][0], words[chunk][1], F16{});
+      widen_bytes(bytes.y, words[chunk][2], words[chunk][3], F16{});
     } else {
       const auto loaded = load_16(static_cast<const uint16_t*>(centroids) + at);
       words[chunk][0] = loaded.x;
@@ -90,7 +94,8 @@ __device__ void score_tiles(const LookupArgs& a, int work, const LookupSpace& sp
       const int query_head = lane / 4 + i / 2 * 8;
       if (position >= items.n || query_head >= a.group || (C::kSplit && i >= 2)) continue;
       const int cluster = items.cluster(position);
-      const float factor = C::kBytes ? a.scale * a.centroid_scales[head * a.n_clusters + cluster] : a.scale;
+      const float factor =
+          C::kBytes ? a.scale * kByteUnit<F16> * a.centroid_scales[head * a.n_clusters + cluster] : a.scale;
       const float logit = factor * dots[i];
       space.logits[(static_cast<int64_t>(work) * a.group + query_head) * a.n_clusters + position] = logit;
       if (a.cluster_logits) {

@@ -10,17 +10,22 @@ inline constexpr int kPrefillWarps = 8;
 inline constexpr int kPrefillThreads = kPrefillWarps * kWarpSize;
 inline constexpr int kPrefillRows = kPrefillWarps * 16;  // query rows of a block of threads
 
-template <class TElement, int kHeadDim>
+// kByteRows: as DecodeConfig.
+template <class TElement, bool kByteRows, int kHeadDim>
 struct PrefillConfig {
   using T = TElement;
   static constexpr int kDim = kHeadDim;
   static constexpr bool kSplit = false;
-  static constexpr bool kInWords = false;
+  static constexpr bool kBytes = kByteRows;
+  static constexpr int kRun = kBytes ? 4 : 2;
+  static constexpr bool kQueriesShared = false;
   static constexpr int kTileKeys = kDim > 128 ? 32 : 64;
   static constexpr int kKeyTiles = kTileKeys / 8;
   static constexpr int kStages = 2;
   static constexpr int kStride = kDim + 8;  // elements of a row in shared memory: eight rows hit different banks
-  static constexpr int kStageElements = 2 * kTileKeys * kStride;  // keys, then values
+  using Bytes = ByteRows<kDim + 16>;
+  // Keys, values; of bytes their scales.
+  static constexpr int kStageElements = 2 * kTileKeys * (kStride + (kBytes ? 2 : 0));
   static constexpr size_t kSharedBytes = sizeof(uint16_t) * kStages * kStageElements;
 };
 
@@ -79,10 +84,40 @@ struct PrefillTiles {
   }
 };
 
+// The copies of a tile of bytes.
+template <class C>
+__device__ void copy_byte_tile(const AttendPrefillArgs& a, const PrefillWork& work, const PrefillTile& tile,
+                               uint16_t* stage) {
+  const typename C::Bytes to_keys = byte_rows<C>(stage, 0), to_values = byte_rows<C>(stage, 1);
+  const auto *keys = static_cast<const char*>(a.keys), *values = static_cast<const char*>(a.values);
+  const auto row_at = [&](int i) {
+    const int position = tile.first + (i < tile.n ? i : 0);
+    return work.kv_head * a.n_tokens + (a.rows ? a.rows[work.number * a.rows_stride + position] : position);
+  };
+  constexpr int kChunks = C::kDim / 16;
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int chunk = thread; chunk < C::kTileKeys * kChunks; chunk += kPrefillThreads) {
+    const int row = chunk / kChunks, column = chunk % kChunks * 16;
+    const int64_t from = row_at(row) * C::kDim + column;
+    const int to = row * C::Bytes::kStride + column;
+    copy_async_16(to_keys.rows + to, keys + from, row < tile.n);
+    copy_async_16(to_values.rows + to, values + from, row < tile.n);
+  }
+  static_assert(2 * C::kTileKeys <= kPrefillThreads);
+  if (thread >= 2 * C::kTileKeys) return;
+  const int row = thread % C::kTileKeys;
+  const bool of_keys = thread < C::kTileKeys;
+  copy_async_4((of_keys ? to_keys : to_values).scales + row, (of_keys ? a.key_scales : a.value_scales) + row_at(row),
+               row < tile.n);
+}
+
 // Starts the copies of a tile's keys and values, by all threads of the block.
 template <class C>
 __device__ void copy_prefill_tile(const AttendPrefillArgs& a, const PrefillWork& work, const PrefillTile& tile,
                                   uint16_t* stage) {
+  if constexpr (C::kBytes) {
+    if (tile.part == PrefillPart::context) return copy_byte_tile<C>(a, work, tile, stage);
+  }
   const void *keys = a.keys, *values = a.values;
   int64_t first_row = work.kv_head * a.n_tokens;
   const int32_t* list = a.rows ? a.rows + work.number * a.rows_stride : nullptr;

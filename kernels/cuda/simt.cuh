@@ -29,6 +29,13 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 struct F16 {};  // tags of element types
 struct BF16 {};
 
+// What bytes are divided by when they are widened. Of f16 numbers it brings them to the size that rows have: their
+// scales, a hundredth of that, times softmax weights would fall below f16's range.
+template <class T>
+inline constexpr float kByteUnit = 1.0f;
+template <>
+inline constexpr float kByteUnit<F16> = 128.0f;
+
 #if defined(__CUDACC__)
 
 __device__ __forceinline__ char* shared_memory() {
@@ -47,7 +54,8 @@ __device__ __forceinline__ void atomic_add(int64_t* at, int64_t x) {
 // Waits for all blocks of a cooperative launch; what they wrote before is visible after.
 __device__ __forceinline__ void sync_grid() { cooperative_groups::this_grid().sync(); }
 
-__device__ __forceinline__ uint2 load_8(const void* p) { return *static_cast<const uint2*>(p); }  // aligned
+__device__ __forceinline__ uint32_t load_4(const void* p) { return *static_cast<const uint32_t*>(p); }  // aligned
+__device__ __forceinline__ uint2 load_8(const void* p) { return *static_cast<const uint2*>(p); }
 __device__ __forceinline__ uint4 load_16(const void* p) { return *static_cast<const uint4*>(p); }
 
 // 2^x; 2^-infinity is 0.
@@ -82,11 +90,30 @@ __device__ __forceinline__ float unpack_high(uint32_t packed, F16) {
   return half_to_float(static_cast<uint16_t>(packed >> 16));
 }
 
-// Four signed bytes as f16, in two pairs; exact. 1024 + u is the f16 number 0x6400 + u.
-__device__ __forceinline__ void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second) {
+// Four signed bytes over kByteUnit, as 16-bit numbers in two pairs; exact. As f16, 1024 + u is 0x6400 + u: with u = 128
+// + x, a 128th of it less 9 is a 128th of x.
+__device__ __forceinline__ uint32_t widen_pair(uint32_t with_exponents, F16) {
+  uint32_t pair;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(pair) : "r"(with_exponents), "r"(0x20002000u), "r"(0xc880c880u));
+  return pair;
+}
+__device__ __forceinline__ void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second, F16 tag) {
   const uint32_t offset = bytes ^ 0x80808080u;  // + 128
-  asm("sub.f16x2 %0, %1, %2;" : "=r"(first) : "r"(__byte_perm(offset, 0x64646464u, 0x4140)), "r"(0x64806480u));
-  asm("sub.f16x2 %0, %1, %2;" : "=r"(second) : "r"(__byte_perm(offset, 0x64646464u, 0x4342)), "r"(0x64806480u));
+  first = widen_pair(__byte_perm(offset, 0x64646464u, 0x4140), tag);
+  second = widen_pair(__byte_perm(offset, 0x64646464u, 0x4342), tag);
+}
+// Of a byte, u is what seven bits say and s the sign, 0 or 128. As bf16, 128 + u is 0x4300 + u, and 128 + s is 0x4300 +
+// s: their difference is the number. As a fused multiplication by -1, since subtraction needs sm_90.
+__device__ __forceinline__ uint32_t widen_pair(uint32_t with_exponents, BF16) {
+  uint32_t pair;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+      : "=r"(pair)
+      : "r"(with_exponents & 0xff80ff80u), "r"(0xbf80bf80u), "r"(with_exponents & 0xff7fff7fu));
+  return pair;
+}
+__device__ __forceinline__ void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second, BF16 tag) {
+  first = widen_pair(__byte_perm(bytes, 0x43434343u, 0x4140), tag);
+  second = widen_pair(__byte_perm(bytes, 0x43434343u, 0x4342), tag);
 }
 
 // d += a b, a 16 x 16, b 16 x 8, d 16 x 8 in float32.
@@ -130,6 +157,13 @@ __device__ __forceinline__ void copy_async_16(void* to, const void* from, bool v
                : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// The same for 4 bytes.
+__device__ __forceinline__ void copy_async_4(void* to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(valid ? 4 : 0)
+               : "memory");
+}
 template <int kPending>
 __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -151,6 +185,7 @@ Words load_words(const void* p) {
   std::memcpy(&words, p, kBytes);
   return words;
 }
+inline uint32_t load_4(const void* p) { return load_words<4>(p).x; }
 inline Words load_8(const void* p) { return load_words<8>(p); }
 inline Words load_16(const void* p) { return load_words<16>(p); }
 inline float exp2_fast(float x) { return std::exp2(x); }
@@ -169,10 +204,13 @@ float unpack_high(uint32_t packed, T tag) {
   return widen(packed >> 16, tag);
 }
 
-inline void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second) {
-  const auto at = [&](int i) { return static_cast<float>(static_cast<int8_t>(bytes >> (8 * i) & 0xffu)); };
-  first = pack(at(0), at(1), F16{});
-  second = pack(at(2), at(3), F16{});
+template <class T>
+void widen_bytes(uint32_t bytes, uint32_t& first, uint32_t& second, T tag) {
+  const auto at = [&](int i) {
+    return static_cast<float>(static_cast<int8_t>(bytes >> (8 * i) & 0xffu)) / kByteUnit<T>;
+  };
+  first = pack(at(0), at(1), tag);
+  second = pack(at(2), at(3), tag);
 }
 
 template <class Number>
@@ -262,6 +300,7 @@ inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) { load_m
 inline void copy_async_16(void* to, const void* from, bool valid) {
   emulated::copy_async(to, from, 16, valid ? 16 : 0);
 }
+inline void copy_async_4(void* to, const void* from, bool valid) { emulated::copy_async(to, from, 4, valid ? 4 : 0); }
 inline void copy_async_commit() { emulated::copy_async_commit(); }
 template <int kPending>
 void copy_async_wait() {

@@ -133,7 +133,10 @@ class CudaAttention final : public TailAttention {
     a.n_kv_heads = model().n_kv_heads;
     a.head_dim = model().head_dim;
     a.scale = model().softmax_scale;
-    a.dtype = context_->dtype;
+    a.dtype = layer.kv_dtype;
+    a.float_type = context_->dtype;
+    a.key_scales = layer.key_scales.data();
+    a.value_scales = layer.value_scales.data();
     a.keys = layer.keys.data();
     a.values = layer.values.data();
     a.n_tokens = context_->n_tokens;

@@ -1,4 +1,5 @@
-// Layer by layer, row by row: types are changed on the way where the device's differ.
+// Layer by layer, row by row: types are changed on the way where the device's differ. bf16, f16 and i8 keys and values
+// stay what they are, of centroids i8 and the type of the tail; everything else becomes the type of the tail.
 #include "lib/attention/cuda_context.hpp"
 
 #include <algorithm>
@@ -16,6 +17,7 @@ constexpr int64_t kSpareBytes = int64_t{1} << 30;  // for what a pass computes i
 
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
 
+// Of the tail.
 DType device_type(const ContextView& context) {
   const DType dtype = context.tail_dtype();
   return is_half(dtype) ? dtype : DType::bf16;
@@ -38,7 +40,7 @@ int64_t layer_bytes(const std::vector<HeadView>& heads) {
   int64_t bytes = 0;
   for (const HeadView& head : heads) {
     const int64_t dim = head.keys.size(1);
-    bytes += head.n_tokens() * dim * 4;
+    bytes += head.n_tokens() * (head.keys.dtype() == DType::i8 ? 2 * (dim + 4) : 4 * dim);
     for (const LevelView& level : head.levels) bytes += level.n_clusters() * (dim * 4 + 16);
     if (head.sketches.bits > 0) bytes += head.n_clustered() * sketch_bytes(head.sketches.bits, dim);
   }
@@ -73,6 +75,25 @@ class Uploader {
       from.widen(begin, end, wide_.f32());
       kernels().from_f32(wide_.f32(), wide_.n_elements(), dtype_, narrow_.data());
       stream_.upload(narrow_.data(), narrow_.n_bytes(), static_cast<uint16_t*>(to) + begin * dim);
+    }
+  }
+
+  // Keys or values of every head, as they are if they are i8, with their scales.
+  void context_rows(const std::vector<HeadView>& heads, ScaledRows (HeadView::*of)() const, CudaBuffer<char>& to,
+                    CudaBuffer<float>& scales) {
+    const auto n_tokens = static_cast<size_t>(heads[0].n_tokens()), dim = static_cast<size_t>(heads[0].keys.size(1));
+    const bool bytes = heads[0].keys.dtype() == DType::i8;
+    const size_t head_bytes = n_tokens * dim * size_of(bytes ? DType::i8 : dtype_);
+    to.resized(heads.size() * head_bytes);
+    if (bytes) scales.resized(heads.size() * n_tokens);
+    for (size_t h = 0; h < heads.size(); ++h) {
+      const ScaledRows from = (heads[h].*of)();
+      if (bytes) {
+        stream_.upload(from.rows.data(), from.rows.n_bytes(), to.data() + h * head_bytes);
+        stream_.upload(from.scales.data(), from.scales.size_bytes(), scales.data() + h * n_tokens);
+      } else {
+        rows(from, to.data() + h * head_bytes);
+      }
     }
   }
 
@@ -130,12 +151,12 @@ class Uploader {
   Tensor wide_, narrow_;
 };
 
-// The head as it is on the device: its sizes and types.
+// The head as it is on the device: its sizes and types (scales are there to be counted).
 HeadView without_data(const HeadView& head, DType dtype) {
   HeadView out = head;
-  out.keys = TensorView(nullptr, dtype, head.keys.shape());
-  out.values = TensorView(nullptr, dtype, head.values.shape());
-  out.key_scales = out.value_scales = {};
+  const DType kv_dtype = head.keys.dtype() == DType::i8 ? DType::i8 : dtype;
+  out.keys = TensorView(nullptr, kv_dtype, head.keys.shape());
+  out.values = TensorView(nullptr, kv_dtype, head.values.shape());
   for (LevelView& level : out.levels) {
     level.value_means = TensorView(nullptr, dtype, level.value_means.shape());
     level.value_scales = {};
@@ -148,15 +169,11 @@ CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, const Cu
   Uploader uploader(dtype, stream);
   CudaLayer layer;
   const HeadView& first = heads[0];
-  const auto n_heads = static_cast<int64_t>(heads.size()), dim = first.keys.size(1), n_tokens = first.n_tokens();
-  layer.keys.resized(static_cast<size_t>(n_heads * n_tokens * dim));
-  layer.values.resized(static_cast<size_t>(n_heads * n_tokens * dim));
-  for (int64_t h = 0; h < n_heads; ++h) {
-    const HeadView& head = heads[static_cast<size_t>(h)];
-    uploader.rows(head.key_rows(), layer.keys.data() + h * n_tokens * dim);
-    uploader.rows(head.value_rows(), layer.values.data() + h * n_tokens * dim);
-    layer.heads.push_back(without_data(head, dtype));
-  }
+  const auto n_heads = static_cast<int64_t>(heads.size()), dim = first.keys.size(1);
+  uploader.context_rows(heads, &HeadView::key_rows, layer.keys, layer.key_scales);
+  uploader.context_rows(heads, &HeadView::value_rows, layer.values, layer.value_scales);
+  for (const HeadView& head : heads) layer.heads.push_back(without_data(head, dtype));
+  layer.kv_dtype = layer.heads[0].keys.dtype();
   for (size_t i = 0; i < first.levels.size(); ++i) {
     layer.levels.push_back(uploader.level(heads, i, i + 1 == first.levels.size()));
     layer.levels.back().first_mean = layer.n_means;

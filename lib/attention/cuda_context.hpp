@@ -22,13 +22,15 @@ struct CudaLevel {
 };
 
 struct CudaLayer {
-  std::vector<HeadView> heads;         // as they are on the device, without data: for rules, and for counting bytes
-  CudaBuffer<uint16_t> keys, values;   // [n_kv_heads, n_tokens, head_dim]
-  std::vector<CudaLevel> levels;       // coarsest first
-  int n_means = 0;                     // value means per head, level by level
-  CudaBuffer<uint16_t> value_means;    // [n_kv_heads, n_means, head_dim]
-  CudaBuffer<uint8_t> codes;           // of the sketches: [n_kv_heads, n_clustered, bits * head_dim / 8]
-  CudaBuffer<uint16_t> sketch_scales;  // f16 [n_kv_heads, n_clustered]
+  std::vector<HeadView> heads;    // as they are on the device, without data: for rules, and for counting bytes
+  DType kv_dtype = DType::bf16;   // of keys and values: the context's, or i8
+  CudaBuffer<char> keys, values;  // [n_kv_heads, n_tokens, head_dim]
+  CudaBuffer<float> key_scales, value_scales;  // [n_kv_heads, n_tokens] if i8
+  std::vector<CudaLevel> levels;               // coarsest first
+  int n_means = 0;                             // value means per head, level by level
+  CudaBuffer<uint16_t> value_means;            // [n_kv_heads, n_means, head_dim]
+  CudaBuffer<uint8_t> codes;                   // of the sketches: [n_kv_heads, n_clustered, bits * head_dim / 8]
+  CudaBuffer<uint16_t> sketch_scales;          // f16 [n_kv_heads, n_clustered]
 
   int32_t n_sinks() const { return heads[0].n_sinks; }
   int32_t n_window() const { return heads[0].n_window; }
@@ -36,10 +38,9 @@ struct CudaLayer {
   int sketch_bits() const { return heads[0].sketches.bits; }
 };
 
-// Keys, values and value means are bf16 or f16: the view's type, and for others bf16 (i8: the type of its tail).
 struct CudaContext {
   ModelInfo model;
-  DType dtype = DType::bf16;
+  DType dtype = DType::bf16;  // bf16 or f16: of tails and value means, and of keys, values and centroids if not i8
   int64_t n_tokens = 0;
   CudaBuffer<float> rotation;  // of the sketches, [head_dim, head_dim]
   std::vector<CudaLayer> layers;

@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "kernels/cuda/attend_decode.hpp"
-#include "tests/cuda/cases.hpp"
+#include "tests/cuda/made_rows.hpp"
 
 namespace squeeze::cuda_tests {
 namespace {
@@ -13,7 +13,8 @@ using cuda::DeviceArray;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Setting {
-  DType dtype = DType::bf16;
+  DType dtype = DType::bf16;       // of keys and values
+  DType float_type = DType::bf16;  // of the others if that is i8
   int group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1;
   int n_tokens = 100;
   bool lists_rows = true;         // else rows 0, 1, ...
@@ -23,6 +24,7 @@ struct Setting {
   int tokens = 1;   // of which a work's rows are; token t sees t more rows of the tail
   int n_tails = 0;  // that works share; 0: each has its own
 
+  DType other_type() const { return dtype == DType::i8 ? float_type : dtype; }
   int heads() const { return group / tokens; }
   int tail_of(int work) const { return n_tails ? work % n_tails : work; }
   int n_works() const { return n_requests * n_kv_heads; }
@@ -34,9 +36,10 @@ class Call {
   Call(const Setting& setting, uint64_t seed) : s_(setting), random_(seed) {
     const size_t dim = size_t(s_.head_dim), n_works = size_t(s_.n_works());
     queries_ = random_.normals(n_works * size_t(s_.group) * dim);
-    for (std::vector<uint16_t>* rows : {&keys_, &values_}) *rows = rows_of(size_t(s_.n_kv_heads * s_.n_tokens));
-    for (std::vector<uint16_t>* rows : {&tail_keys_, &tail_values_}) *rows = rows_of(n_works * kTailCapacity);
-    value_means_ = rows_of(size_t(s_.n_kv_heads) * kClusters);
+    const auto rows = [&](size_t n, DType dtype) { return Rows(random_, n, s_.head_dim, dtype); };
+    for (Rows* made : {&keys_, &values_}) *made = rows(size_t(s_.n_kv_heads * s_.n_tokens), s_.dtype);
+    for (Rows* made : {&tail_keys_, &tail_values_}) *made = rows(n_works * kTailCapacity, s_.other_type());
+    value_means_ = rows(size_t(s_.n_kv_heads) * kClusters, s_.other_type());
     row_lists_ = lists(s_.n_rows, s_.n_tokens, n_rows_);
     rest_lists_ = lists(s_.n_rest, kClusters, n_rest_);
     for (size_t w = 0; w < n_works; ++w) n_tail_.push_back(s_.n_tail[w % s_.n_tail.size()]);
@@ -44,9 +47,10 @@ class Call {
   }
 
   void run() {
-    const DeviceArray<float> queries(queries_), rest_logits(rest_logits_);
-    const DeviceArray<uint16_t> keys(keys_), values(values_), tail_keys(tail_keys_), tail_values(tail_values_),
-        value_means(value_means_);
+    const DeviceArray<float> queries(queries_), rest_logits(rest_logits_), key_scales(keys_.scales),
+        value_scales(values_.scales);
+    const DeviceArray<uint8_t> keys(keys_.data), values(values_.data), tail_keys(tail_keys_.data),
+        tail_values(tail_values_.data), value_means(value_means_.data);
     const DeviceArray<int32_t> rows(row_lists_), n_rows(n_rows_), n_tail(n_tail_), rest(rest_lists_), n_rest(n_rest_);
     const size_t n_heads = size_t(s_.n_works() * s_.group);
     const DeviceArray<float> out(std::vector<float>(n_heads * size_t(s_.head_dim), NAN));
@@ -60,6 +64,9 @@ class Call {
                                       .head_dim = s_.head_dim,
                                       .scale = scale(),
                                       .dtype = s_.dtype,
+                                      .float_type = s_.float_type,
+                                      .key_scales = key_scales.data(),
+                                      .value_scales = value_scales.data(),
                                       .keys = keys.data(),
                                       .values = values.data(),
                                       .n_tokens = s_.n_tokens,
@@ -93,7 +100,6 @@ class Call {
   static constexpr int kTailCapacity = 40, kClusters = 50;
 
   float scale() const { return 1 / std::sqrt(static_cast<float>(s_.head_dim)); }
-  std::vector<uint16_t> rows_of(size_t n) { return rounded(random_.normals(n * size_t(s_.head_dim)), s_.dtype); }
 
   // Ascending random subsets of [0, n), each work's `n` apart.
   std::vector<int32_t> lists(const std::vector<int>& sizes, int n, std::vector<int32_t>& counts) {
@@ -113,31 +119,31 @@ class Call {
 
   struct Row {
     double logit;
-    const uint16_t* value;
+    const Rows* values;
+    size_t value;
   };
 
   // All that one query head attends to.
   std::vector<Row> attended(int work, int head) const {
     const size_t dim = size_t(s_.head_dim), kv = size_t(work % s_.n_kv_heads);
     const float* query = queries_.data() + size_t(work * s_.group + head) * dim;
-    const auto logit = [&](const uint16_t* key) {
+    const auto logit = [&](const Rows& keys, size_t row) {
       double dot = 0;
-      for (size_t c = 0; c < dim; ++c) dot += query_element(query[c]) * double{load_element(key, s_.dtype, int64_t(c))};
+      for (size_t c = 0; c < dim; ++c) dot += query_element(query[c]) * keys.at(row, c);
       return dot * double{scale()};
     };
     std::vector<Row> rows;
     for (int i = 0; i < n_rows_[size_t(work)]; ++i) {
       const size_t row = kv * size_t(s_.n_tokens) + size_t(row_lists_[size_t(work * s_.n_tokens + i)]);
-      rows.push_back({logit(&keys_[row * dim]), &values_[row * dim]});
+      rows.push_back({logit(keys_, row), &values_, row});
     }
     for (int i = 0; i < n_tail_[size_t(work)] + head / s_.heads(); ++i) {
       const size_t row = size_t(s_.tail_of(work)) * kTailCapacity + size_t(i);
-      rows.push_back({logit(&tail_keys_[row * dim]), &tail_values_[row * dim]});
+      rows.push_back({logit(tail_keys_, row), &tail_values_, row});
     }
     for (int i = 0; i < n_rest_[size_t(work)]; ++i) {
       const size_t cluster = kv * kClusters + size_t(rest_lists_[size_t(work * kClusters + i)]);
-      rows.push_back(
-          {double{rest_logits_[size_t((work * s_.group + head) * kClusters + i)]}, &value_means_[cluster * dim]});
+      rows.push_back({double{rest_logits_[size_t((work * s_.group + head) * kClusters + i)]}, &value_means_, cluster});
     }
     return rows;
   }
@@ -180,8 +186,8 @@ class Call {
   double query_element(float x) const {
     if (s_.group <= 8) return double{x};
     uint32_t bits = 0;
-    store_element(&bits, s_.dtype, 0, x);
-    return double{load_element(&bits, s_.dtype, 0)};
+    store_element(&bits, s_.other_type(), 0, x);
+    return double{load_element(&bits, s_.other_type(), 0)};
   }
 
   void check(const std::vector<float>& out, const std::vector<float>& lse) const {
@@ -197,7 +203,7 @@ class Call {
           largest_logit = std::max(largest_logit, std::abs(row.logit));
           sum += std::exp(row.logit - max);
           for (size_t c = 0; c < acc.size(); ++c) {
-            acc[c] += std::exp(row.logit - max) * double{load_element(row.value, s_.dtype, int64_t(c))};
+            acc[c] += std::exp(row.logit - max) * row.values->at(row.value, c);
           }
         }
         for (const double x : acc) expected.push_back(sum > 0 ? x / sum : 0);
@@ -217,7 +223,7 @@ class Call {
   // Twice what rounding leaves of operands (16 bits and the next 16, or for more than 8 heads 16 of the weights alone),
   // and float32 sums.
   double limit(double largest_logit) const {
-    const double unit = s_.dtype == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
+    const double unit = s_.other_type() == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
     const double sums = (double(s_.head_dim) + double(s_.n_tokens)) * 6e-8;
     const double operand = s_.group <= 8 ? std::max(unit * unit, 1e-6) : 0;
     return 2 * (operand * (1 + largest_logit) + sums) + (s_.group <= 8 ? 0 : unit);
@@ -226,11 +232,23 @@ class Call {
   Setting s_;
   Random random_;
   std::vector<float> queries_, rest_logits_;
-  std::vector<uint16_t> keys_, values_, tail_keys_, tail_values_, value_means_;
+  Rows keys_, values_, tail_keys_, tail_values_, value_means_;
   std::vector<int32_t> row_lists_, rest_lists_, n_rows_, n_tail_, n_rest_;
 };
 
 void check_setting(const Setting& setting) { Call(setting, 1).run(); }
+
+// Keys and values in 8 bits, beside a tail and value means in 16.
+void check_bytes(Setting setting) {
+  setting.dtype = DType::i8;
+  setting.n_rows = {45, 0, 100};
+  setting.n_tail = {3, 33, 0};
+  setting.n_rest = {9, 0, 40};
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    setting.float_type = dtype;
+    check_setting(setting);
+  }
+}
 
 }  // namespace
 
@@ -275,6 +293,17 @@ std::vector<Case> attend_decode_cases() {
       {"attend_decode: nine heads a group", [] { check_setting({.group = 9, .n_rows = {50}, .n_rest = {9}}); }},
       {"attend_decode: sixteen heads a group, f16",
        [] { check_setting({.dtype = DType::f16, .group = 16, .n_rows = {50}, .n_tail = {4}}); }},
+      {"attend_decode: bytes, all rows",
+       [] { check_setting({.dtype = DType::i8, .n_tokens = 333, .lists_rows = false}); }},
+      {"attend_decode: bytes", [] { check_bytes({.n_kv_heads = 3}); }},
+      {"attend_decode: bytes, one head a group", [] { check_bytes({.group = 1}); }},
+      {"attend_decode: bytes, eight heads a group, dim 64", [] { check_bytes({.group = 8, .head_dim = 64}); }},
+      {"attend_decode: bytes, nine heads a group, dim 96", [] { check_bytes({.group = 9, .head_dim = 96}); }},
+      {"attend_decode: bytes, sixteen heads a group", [] { check_bytes({.group = 16}); }},
+      {"attend_decode: bytes, blocks of two tokens, dim 256",
+       [] { check_bytes({.group = 14, .head_dim = 256, .n_kv_heads = 3, .tokens = 2, .n_tails = 3}); }},
+      {"attend_decode: bytes, dim 256", [] { check_bytes({.group = 5, .head_dim = 256}); }},
+      {"attend_decode: bytes, dim 96", [] { check_bytes({.group = 6, .head_dim = 96, .n_kv_heads = 3}); }},
       {"attend_decode: dim 64", [] { check_setting({.head_dim = 64, .n_rows = {90}, .n_rest = {20}}); }},
       {"attend_decode: dim 96", [] { check_setting({.head_dim = 96, .n_rows = {90}, .n_rest = {20}}); }},
       {"attend_decode: dim 256", [] { check_setting({.head_dim = 256, .n_rows = {90}, .n_rest = {20}}); }},

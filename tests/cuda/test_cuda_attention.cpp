@@ -7,7 +7,9 @@
 
 #include "lib/attention/budget.hpp"
 #include "lib/attention/cuda_attention.hpp"
+#include "lib/attention/cuda_context.hpp"
 #include "lib/core/error.hpp"
+#include "lib/index/quantise_kv.hpp"
 #include "lib/model/cuda_operations.hpp"
 #include "tests/made_attention.hpp"
 #include "tests/made_model.hpp"
@@ -25,6 +27,7 @@ struct IndexedOptions {
   bool quantise = true;
   int group = 2;
   int64_t dim = 64;
+  bool bytes = false;  // keys and values
 };
 
 // Two indexed layers, their calibration, and new tokens.
@@ -37,7 +40,10 @@ struct Indexed {
     view.model = model_of(2 * o.group, 2, static_cast<int>(o.dim));
     view.model.n_layers = 2;
     view.model.softmax_scale = kScale;
-    for (const IndexLayer& layer : made.layers) view.layers.push_back(heads_of(layer));
+    for (IndexLayer& layer : made.layers) {
+      if (o.bytes) quantise_kv(layer);
+      view.layers.push_back(heads_of(layer));
+    }
     n_tokens = view.layers[0][0].n_tokens();
     tokens = std::make_unique<NewTokens>(view.model, kTokens);
     // Queries among the topics of the keys, so that there is something to find.
@@ -252,6 +258,39 @@ TEST_SUITE("cuda_attention") {
     const Run found = Device(context).run(context.rules("sparsity", 0.8), Rest::mean, 1);
     CHECK(found.usage.bytes_read == expected.usage.bytes_read);
     CHECK(distance(expected, found) < kBound);
+  }
+
+  TEST_CASE("keys and values in 8 bits stay so, and their scales are read") {
+    for (const DType tail : {DType::bf16, DType::f16}) {
+      Indexed context({.bits = 0, .quantise = false, .bytes = true});
+      context.view.float_type = tail;
+      Device device(context);
+      CHECK(device.uploaded->layers[0].kv_dtype == DType::i8);
+      CHECK(device.uploaded->dtype == tail);
+      const Run dense = run_cpu(context, dense_policy(), Rest::drop, 0);
+      const Run found = device.run(dense_rules(), Rest::drop, 0);
+      CHECK(distance(dense, found) < kBound);
+      check_same_bytes_read(found.usage, dense.usage);
+      for (const Rest rest : {Rest::drop, Rest::mean}) {
+        for (const int64_t block : {1, 4}) {
+          const Run expected = run_cpu(context, context.policy("sparsity", 0.8, rest), rest, block);
+          const Run sparse = device.run(context.rules("sparsity", 0.8, rest), rest, block);
+          CHECK(distance(expected, sparse) < kBound);
+          check_same_bytes_read(sparse.usage, expected.usage);
+        }
+      }
+    }
+  }
+
+  TEST_CASE("a budget of bytes buys keys in 8 bits") {
+    const Indexed context({.bytes = true});
+    Device device(context);
+    const Run dense = run_cpu(context, dense_policy(), Rest::drop, 0);
+    const Run cpu = run_cpu(context, context.policy("budget", 0.5), Rest::mean, 4);
+    const Run found = device.run(context.rules("budget", 0.5), Rest::mean, 4);
+    CHECK(found.usage.kept() == doctest::Approx(cpu.usage.kept()).epsilon(0.15));
+    CHECK(found.usage.budget() == doctest::Approx(0.5).epsilon(0.06));
+    CHECK(distance(dense, found) < 1.15 * distance(dense, cpu) + kBound);
   }
 
   TEST_CASE("what the device cannot do is an error") {

@@ -1,100 +1,21 @@
 // The benchmark of the CUDA kernels: checks, then times, decoding dense and sparse, and lookups. A call is captured as
 // a graph over several layers, as a model would decode; times are medians of replays, per layer.
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <stdexcept>
 
 #include "kernels/cuda/cuda.hpp"
 #include "kernels/cuda/kmeans.hpp"
 #include "kernels/cuda/matmul.hpp"
-#include "kernels/cuda/stream.hpp"
-#include "tests/cuda/bench/made_index.hpp"
+#include "tests/cuda/bench/bench.hpp"
+#include "tests/cuda/bench/decode_call.hpp"
+#include "tests/cuda/bench/model_rows.hpp"
 #include "tests/cuda/bench/prefill_call.hpp"
 
 namespace squeeze::cuda_bench {
 namespace {
-
-struct Options {
-  std::string filter, json;
-  int64_t max_tokens = 1 << 19;
-};
-
-struct Row {
-  std::string name;
-  double us, gbps, of_copy, vs_dense;  // vs_dense 0: none
-  std::string note;
-};
-
-class Bench {
- public:
-  explicit Bench(Options options) : options_(std::move(options)) {}
-
-  bool wants(const std::string& name) const { return name.find(options_.filter) != std::string::npos; }
-  const Options& options() const { return options_; }
-  double copy_gbps() const { return copy_gbps_; }
-
-  void measure_copy() {
-    constexpr size_t kBytes = size_t{2} << 30;
-    const DeviceArray<char> from(kBytes), to(kBytes);
-    cuda::fill_device(from.data(), 0x35, kBytes, nullptr);
-    const double ms = median_ms([&] { cuda::copy_on_device(to.data(), from.data(), kBytes, stream_.get()); });
-    copy_gbps_ = 2 * double(kBytes) / ms / 1e6;
-  }
-
-  // Median time of one replay.
-  double replay_ms(const std::function<void(Stream)>& work, int repeats = 25) {
-    const cuda::Graph graph(stream_, work);
-    return median_ms([&] { graph.replay(stream_); }, repeats);
-  }
-
-  void run_once(const std::function<void(Stream)>& work) {
-    work(stream_.get());
-    cuda::synchronize(stream_.get());
-  }
-
-  void add(Row row) {
-    std::printf("%-34s %9.1f us %8.1f GB/s %6.1f %%", row.name.c_str(), row.us, row.gbps, 100 * row.of_copy);
-    if (row.vs_dense > 0) std::printf(" %7.2fx", row.vs_dense);
-    std::printf("  %s\n", row.note.c_str());
-    std::fflush(stdout);
-    rows_.push_back(std::move(row));
-  }
-
-  void write_json() const {
-    if (options_.json.empty()) return;
-    std::ofstream out(options_.json);
-    const cuda::DeviceName device = cuda::device_name();
-    out << "{\"gpu\": \"" << device.gpu << "\", \"driver\": " << device.driver << ", \"copy_gbps\": " << copy_gbps_
-        << ", \"rows\": [";
-    for (size_t i = 0; i < rows_.size(); ++i) {
-      const Row& row = rows_[i];
-      out << (i ? ",\n" : "\n") << "{\"name\": \"" << row.name << "\", \"us\": " << row.us << ", \"gbps\": " << row.gbps
-          << ", \"of_copy_bandwidth\": " << row.of_copy << ", \"vs_dense\": ";
-      row.vs_dense > 0 ? out << row.vs_dense : out << "null";
-      out << ", \"note\": \"" << row.note << "\"}";
-    }
-    out << "\n]}\n";
-    if (!out.flush()) throw std::runtime_error("cannot write " + options_.json);
-  }
-
- private:
-  double median_ms(const std::function<void()>& work, int repeats = 25) {
-    for (int i = 0; i < 3; ++i) work();
-    std::vector<double> times;
-    for (int i = 0; i < repeats; ++i) times.push_back(cuda::device_ms(stream_, work));
-    std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-    return times[size_t(repeats / 2)];
-  }
-
-  Options options_;
-  cuda::OwnStream stream_;
-  double copy_gbps_ = 0;
-  std::vector<Row> rows_;
-};
 
 std::string percent(double share, const char* what) {
   char text[64];
@@ -283,6 +204,7 @@ void run(const Options& options) {
   std::printf("%s, driver %d.%d, CUDA %d.%d; copy %.0f GB/s (read and written)\n", device.gpu.c_str(),
               device.driver / 1000, device.driver % 1000 / 10, device.runtime / 1000, device.runtime % 1000 / 10,
               bench.copy_gbps());
+  constexpr Shape kBytes{32, 8, int64_t{1} << 17, true};
   for (const auto& [n_query_heads, n_kv_heads] : {std::pair{32, 8}, {32, 32}}) {
     for (const int64_t n_tokens : {int64_t{1} << 15, int64_t{1} << 17, int64_t{1} << 19}) {
       if (n_tokens <= options.max_tokens) add_decode_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
@@ -291,9 +213,14 @@ void run(const Options& options) {
       if (n_tokens <= options.max_tokens) add_prefill_rows(bench, {n_query_heads, n_kv_heads, n_tokens});
     }
   }
+  if (kBytes.n_tokens <= options.max_tokens) {
+    add_decode_rows(bench, kBytes);
+    add_prefill_rows(bench, kBytes);
+  }
   add_lookup_rows(bench);
   add_kmeans_row(bench);
   add_linear_rows(bench);
+  add_model_rows(bench);
   bench.write_json();
 }
 

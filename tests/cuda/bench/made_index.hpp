@@ -1,13 +1,12 @@
-// A made-up indexed context in device memory, large enough that no cache holds it, and calls of decoding over it.
+// A made-up indexed context in device memory, large enough that no cache holds it.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/attend_decode.hpp"
-#include "kernels/cuda/lookup.hpp"
-#include "kernels/cuda/sketch_lookup.hpp"
+#include "kernels/cuda/device_memory.hpp"
+#include "kernels/dtype.hpp"
 
 namespace squeeze::cuda_bench {
 
@@ -15,7 +14,6 @@ using cuda::DeviceArray;
 using cuda::Stream;
 
 inline constexpr int kDim = 128, kSinks = 4, kWindow = 100;
-inline constexpr int kKeyBytes = 4 * kDim;       // keys and values in bf16
 inline constexpr int kCentroidBytes = kDim + 4;  // 8 bits, and a scale
 inline constexpr int kMeanBytes = 2 * kDim;
 inline constexpr int kSketchBytes = kDim / 8 + 2;
@@ -23,10 +21,12 @@ inline constexpr int kSketchBytes = kDim / 8 + 2;
 struct Shape {
   int n_query_heads, n_kv_heads;
   int64_t n_tokens;
+  bool bytes = false;  // keys and values in int8 with a scale per row, not in bf16
 
+  int key_bytes() const { return bytes ? 2 * (kDim + 4) : 4 * kDim; }  // a key and its value
   int group() const { return n_query_heads / n_kv_heads; }
-  int64_t kv_bytes() const { return n_tokens * n_kv_heads * kKeyBytes; }  // of one layer
-  std::string str() const;                                                // "32/8 128K"
+  int64_t kv_bytes() const { return n_tokens * n_kv_heads * key_bytes(); }  // of one layer
+  std::string str() const;                                                  // "32/8 128K", "32/8 128K int8"
 };
 
 // bf16 [n, kDim], about normal.
@@ -49,60 +49,30 @@ class MadeIndex {
   Shape shape;
   int n_layers;
   int64_t n_clustered;
-  std::vector<DeviceArray<uint16_t>> keys, values, value_means;  // per layer; value means of the leaves
+  std::vector<DeviceArray<char>> keys, values;               // per layer
+  std::vector<DeviceArray<float>> key_scales, value_scales;  // the same, if bytes
+  std::vector<DeviceArray<uint16_t>> value_means;            // the same, of the leaves
   std::vector<DeviceArray<uint8_t>> codes;
   DeviceArray<uint16_t> leaf_centroids;  // bf16, for question prefill; the same for all layers
   DeviceArray<uint16_t> sketch_scales;
   DeviceArray<float> rotation;
   std::vector<Level> levels;      // coarsest first
   DeviceArray<int32_t> identity;  // [n_kv_heads, n_leaves + 1]: 0, 1, 2, ... of each head
-};
 
-// What one token reads of one layer.
-struct CallBytes {
-  int64_t keys = 0, index = 0;
-  int64_t total() const { return keys + index; }
-};
-
-enum class Mode { dense, sparse, sketches };
-
-// One token's attention, layer after layer, with its buffers.
-class DecodeCall {
- public:
-  // share: of the keys (sparse), or of the bytes (sketches).
-  DecodeCall(const MadeIndex& index, Mode mode, double share);
-
-  void run_layer(int layer, Stream stream) const;
-  void lookup_only(int layer, Stream stream) const;  // all levels, no attention
-
-  // After run_layer and a synchronisation.
-  CallBytes bytes() const;
-  // The largest difference of the first query head's output, of the first and the last work, from attention in double
-  // precision over what was chosen.
-  double largest_error(int layer) const;
-
- private:
+  // What a kernel's arguments say of a layer's keys and values.
   template <class Args>
-  Args with_queries() const;
-  template <class Args>
-  void set_pinned(Args& a) const;
-  template <class Args>
-  void set_rest(Args& a) const;
-  cuda::LookupArgs lookup_args(int layer, size_t level) const;
-  cuda::SketchLookupArgs sketch_args(int layer) const;
-  cuda::AttendDecodeArgs attend_args(int layer) const;
-  void add_rest(int layer, int work, std::vector<double>& acc, double& sum) const;
-
-  const MadeIndex& index_;
-  Mode mode_;
-  int max_keys_ = -1;  // of the leaves
-  int64_t bytes_ = 0;  // of one head, for sketches and keys
-  int n_works_, group_;
-  int64_t rows_stride_;
-  DeviceArray<float> queries_, out_, rest_logits_, dropped_, cluster_logits_, top_logits_;
-  DeviceArray<int32_t> all_rows_, rows_, n_rows_, items_, n_items_, leaves_, n_leaves_, rest_, n_rest_, n_rest_out_;
-  std::vector<DeviceArray<char>> lookup_spaces_;
-  DeviceArray<char> sketch_space_, attend_space_;
+  void set_keys(int layer, Args& a) const {
+    const auto at = static_cast<size_t>(layer);
+    a.dtype = shape.bytes ? DType::i8 : DType::bf16;
+    a.keys = keys[at].data();
+    a.values = values[at].data();
+    a.n_tokens = shape.n_tokens;
+    if (!shape.bytes) return;
+    a.key_scales = key_scales[at].data();
+    a.value_scales = value_scales[at].data();
+  }
+  // [n_tokens, kDim], the same of keys, values and heads.
+  std::vector<float> host_rows(int layer) const;
 };
 
 }  // namespace squeeze::cuda_bench

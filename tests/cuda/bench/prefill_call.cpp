@@ -73,9 +73,7 @@ void PrefillCall::run_layer(int layer, Stream stream) const {
     cuda::block_lookup(a, stream);
   }
   auto a = with_queries<cuda::AttendPrefillArgs>();
-  a.keys = index_.keys[size_t(layer)].data();
-  a.values = index_.values[size_t(layer)].data();
-  a.n_tokens = shape.n_tokens;
+  index_.set_keys(layer, a);
   a.rows = dense() ? nullptr : rows_.data();
   a.rows_stride = rows_stride_;
   a.n_rows = n_rows_.data();
@@ -101,10 +99,10 @@ double PrefillCall::attention_flops() const {
 double PrefillCall::largest_error(int layer) const {
   const Shape& shape = index_.shape;
   const std::vector<float> queries = queries_.host(), out = out_.host();
-  const std::vector<uint16_t> tail = tail_.host();
+  std::vector<float> tail;
+  for (const uint16_t x : tail_.host()) tail.push_back(bf16_to_f32(x));
   const std::vector<int32_t> counts = n_rows_.host();
-  std::vector<uint16_t> rows(static_cast<size_t>(shape.n_tokens) * kDim);  // the same for keys, values and heads
-  cuda::copy_to_host(rows.data(), index_.keys[size_t(layer)].data(), rows.size() * 2, nullptr);
+  const std::vector<float> rows = index_.host_rows(layer);
   double worst = 0;
   for (const int token : {0, n_queries_ - 1}) {
     const int work = token / kBlockTokens * shape.n_kv_heads;  // the first KV head
@@ -114,12 +112,12 @@ double PrefillCall::largest_error(int layer) const {
     const float* query = queries.data() + int64_t{token} * shape.n_query_heads * kDim;
     std::vector<double> acc(kDim, 0.0);
     double sum = 0;  // logits of random rows are small: no maximum is needed
-    const auto add = [&](const uint16_t* row) {
+    const auto add = [&](const float* row) {
       double dot = 0;
-      for (int c = 0; c < kDim; ++c) dot += double{query[c]} * double{bf16_to_f32(row[c])};
+      for (int c = 0; c < kDim; ++c) dot += double{query[c]} * double{row[c]};
       const double weight = std::exp(dot * double{scale()});
       sum += weight;
-      for (size_t c = 0; c < kDim; ++c) acc[c] += weight * double{bf16_to_f32(row[c])};
+      for (size_t c = 0; c < kDim; ++c) acc[c] += weight * double{row[c]};
     };
     for (const int32_t row : list) add(rows.data() + int64_t{row} * kDim);
     for (int i = 0; i <= token; ++i) add(tail.data() + int64_t{i} * kDim);
