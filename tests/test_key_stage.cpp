@@ -211,7 +211,8 @@ TEST_SUITE("key_stage") {
             variance += scale * scale / head.levels[1].n_rows(d.cluster);
             (read.contains(row) ? kept : plain) += std::exp(logits.keys[size_t(row - head.n_sinks)]);
           }
-          const double noise = 0.5 * double{kScale} * double{kScale} * squares * variance * (bits == 1 ? 0.3634 : 0.104);
+          const double noise =
+              0.5 * double{kScale} * double{kScale} * squares * variance * (bits == 1 ? 0.3634 : 0.104);
           const double rounding = logits.rounding + tolerance + 0x1p-20 * kept / plain;
           CHECK(found <= std::log(plain) + rounding);
           CHECK(found >= std::log(plain) - noise - rounding);

@@ -29,8 +29,8 @@ struct Partition {
 // Partitions `points`, f32 [n_points, dim] and finite, into at most n_clusters clusters; clusters that end up empty
 // (duplicate points) are dropped. Cosine: the points' directions are clustered, with unit centroids; a zero vector
 // stays zero. weights: per point, positive; empty: all one. The points are taken over
-// and rescaled. Throws if n_clusters is not in [1, n_points], or if the device cannot do it. Same result for any number of
-// threads; on a CUDA device another one than on the CPU (it compares points and centroids in bf16).
+// and rescaled. Throws if n_clusters is not in [1, n_points], or if the device cannot do it. Same result for any number
+// of threads; on a CUDA device another one than on the CPU (it compares points and centroids in bf16).
 Partition kmeans(Tensor points, std::span<const float> weights, int64_t n_clusters, const KmeansOptions& options);
 
 }  // namespace squeeze

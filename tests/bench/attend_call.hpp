@@ -23,7 +23,7 @@ class AttendCall {
     attention_ms_ += usage().attention_ms;
     layer_ = (layer_ + 1) % context_.shape().n_layers;
   }
-  TensorView output() const { return output_; }              // of the last call
+  TensorView output() const { return output_; }       // of the last call
   Usage usage() const { return attention_.usage(); }  // of the last call
   // Of the time of all calls since the share was reset.
   double lookup_share() const { return lookup_ms_ / (lookup_ms_ + attention_ms_); }

@@ -98,7 +98,12 @@ void add_row(Bench& bench, const std::string& name, const std::string& kind, int
   const Clustering expected = yardstick(points, threads), found = ours(points, false);
   const double ratio = inertia(points, found.partition) / inertia(points, expected.partition);
   if (!(ratio < 1.1)) fail("{}: the inertia is {:.3f} times that of {}", name, ratio, yardstick_name());
-  bench.add({name, found.ms, 0, threads, {}, {},
+  bench.add({name,
+             found.ms,
+             0,
+             threads,
+             {},
+             {},
              fmt::format("{:.1f} times faster than {}, inertia {:.4f} of its", expected.ms / found.ms, yardstick_name(),
                          ratio)});
 }

@@ -214,7 +214,8 @@ inline void add_values(const AttendArgs& a, FewScratch& s, int g, int64_t n_rows
 }
 
 template <DType T>
-inline void point_at_rows(const AttendArgs& a, const RowBlock<kFewBlock>& rows, const char** keys, const char** values) {
+inline void point_at_rows(const AttendArgs& a, const RowBlock<kFewBlock>& rows, const char** keys,
+                          const char** values) {
   const int64_t row_bytes = a.dim * kElementBytes<T>;
   for (int k = 0; k < kFewBlock; ++k) {
     const int64_t row = rows.n == 0 ? 0 : rows.row[k < rows.n ? k : rows.n - 1];

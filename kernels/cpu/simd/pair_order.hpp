@@ -1,5 +1,5 @@
-// Pairs of vectors in the order that is cheapest to load, "pair order": of bf16 the even elements and the odd ones, else
-// one half and the other. The vectors beyond the last whole pair keep their order.
+// Pairs of vectors in the order that is cheapest to load, "pair order": of bf16 the even elements and the odd ones,
+// else one half and the other. The vectors beyond the last whole pair keep their order.
 #pragma once
 
 #include "kernels/cpu/simd/vector.hpp"

@@ -4,8 +4,9 @@
 // its memory model: a kernel that passes here still has to pass on a device.
 //
 // What it catches that a device may hide: shared memory is filled with NaNs before each block; a copy lands as late as
-// allowed or as early as possible (Settings); warps run in ascending or descending order, each as far ahead of the others
-// as barriers let it; a barrier that not all threads reach is reported; under AddressSanitizer every access is checked.
+// allowed or as early as possible (Settings); warps run in ascending or descending order, each as far ahead of the
+// others as barriers let it; a barrier that not all threads reach is reported; under AddressSanitizer every access is
+// checked.
 #pragma once
 
 #include <cstddef>
