@@ -1,6 +1,7 @@
 // Requests as calls of the library.
 #include "tools/session.hpp"
 
+#include "lib/attention/cuda_attention.hpp"
 #include "lib/core/elapsed.hpp"
 #include "tools/context_source.hpp"
 
@@ -34,6 +35,11 @@ Session::Session(const AnswerOptions& options, const CommonOptions& common, cons
       n_context_(index.context().n_tokens()) {
   transformer_.set_sequence_length(n_context_);
   attention_ = maker_(transformer_.operations(), view_, static_cast<size_t>(options.batch));
+  const int64_t most = kMostCudaRows / view_.model.group_size();
+  if (common.cuda() && (policy.query_block == 0 || policy.query_block > most)) {
+    note(common, fmt::format("--query-block {}: on a CUDA device up to {} tokens of this model share a selection",
+                             policy.query_block, most));
+  }
 }
 
 std::string Session::prompt_of(const Request& request) const {

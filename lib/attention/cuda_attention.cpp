@@ -19,6 +19,8 @@ constexpr int64_t kLookupBytes = int64_t{256} << 20;  // of the buffers of one l
 constexpr int64_t kMostWorks = 1024;                  // that the kernels take at once
 constexpr int kDenseBlock = 64;                       // query tokens that read everything together
 
+static_assert(kMostCudaRows == cuda::kMaxGroup);
+
 CudaOperations& device(Operations& operations) {
   auto* cuda = dynamic_cast<CudaOperations*>(&operations);
   if (!cuda) fail("attention on a CUDA device needs a forward pass on one");
@@ -62,7 +64,7 @@ class CudaAttention final : public TailAttention {
     if (plan(input.layer, 1).dense) {
       attend_densely(input);
     } else {
-      const int64_t most = std::min<int64_t>(n, cuda::kMaxGroup / model().group_size());
+      const int64_t most = std::min<int64_t>(n, kMostCudaRows / model().group_size());
       const int64_t tokens = query_block_ > 0 ? std::min(query_block_, most) : most;
       attend_blocks(input, {0, n / tokens, tokens});
       if (n % tokens != 0) attend_blocks(input, {n - n % tokens, 1, n % tokens});

@@ -10,6 +10,9 @@ namespace squeeze {
 
 struct CudaContext;
 
+// Query rows of one KV head that may share a selection on a device: tokens times the group's query heads.
+inline constexpr int64_t kMostCudaRows = 16;
+
 // The context in device memory, for any number of attentions. `cuda`: made by cuda_operations(). `context` outlives
 // what is returned, and its row types are changed as CudaContext says. Throws if it does not fit.
 std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const ContextView& context);
