@@ -67,13 +67,9 @@ SQUEEZE_INLINE float largest(Vec x) {
   return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
-// e^x within 2 ulp; exactly 1 at 0, 0 at -infinity, infinity where it overflows, NaN at NaN.
-// x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 p(r) with p of degree 4 fitted for the least relative error
+// e^r for x = n ln 2 + r, |r| <= ln 2 / 2: 1 + r + r^2 p(r) with p of degree 4 fitted for the least relative error
 // (3.6e-9). ln 2 is split so that n times its first part is exact.
-SQUEEZE_INLINE Vec exp(Vec x) {
-  // Beyond these bounds the result is 0 or infinity anyway; a NaN passes.
-  x = min(broadcast(89.0f), max(broadcast(-104.0f), x));
-  const Vec n = round_to_int(mul(x, broadcast(1.44269504f)));
+SQUEEZE_INLINE Vec exp_of_rest(Vec x, Vec n) {
   Vec r = fma(n, broadcast(-0x1.62p-1f), x);
   r = fma(n, broadcast(-0.0017409306f), r);
   Vec p = broadcast(0.00138145406f);
@@ -82,7 +78,15 @@ SQUEEZE_INLINE Vec exp(Vec x) {
   p = fma(p, r, broadcast(0.166665211f));
   p = fma(p, r, broadcast(0.499999940f));
   p = fma(mul(p, r), r, r);
-  return scale_by_power(add(p, broadcast(1.0f)), n);
+  return add(p, broadcast(1.0f));
+}
+
+// e^x within 2 ulp; exactly 1 at 0, 0 at -infinity, infinity where it overflows, NaN at NaN.
+SQUEEZE_INLINE Vec exp(Vec x) {
+  // Beyond these bounds the result is 0 or infinity anyway; a NaN passes.
+  x = min(broadcast(89.0f), max(broadcast(-104.0f), x));
+  const Vec n = round_to_int(mul(x, broadcast(1.44269504f)));
+  return scale_by_power(exp_of_rest(x, n), n);
 }
 
 // The same for x <= 0 (or NaN), in two thirds of the operations; 0 below -87. Adding 1.5 * 2^23 rounds to n, which its
@@ -91,15 +95,7 @@ SQUEEZE_INLINE Vec exp_of_negative(Vec x) {
   const Vec magic = broadcast(12582912.0f);
   const Vec shifted = fma(x, broadcast(1.44269504f), magic);
   const Vec n = sub(shifted, magic);
-  Vec r = fma(n, broadcast(-0x1.62p-1f), x);
-  r = fma(n, broadcast(-0.0017409306f), r);
-  Vec p = broadcast(0.00138145406f);
-  p = fma(p, r, broadcast(0.00836874545f));
-  p = fma(p, r, broadcast(0.0416683890f));
-  p = fma(p, r, broadcast(0.166665211f));
-  p = fma(p, r, broadcast(0.499999940f));
-  p = fma(mul(p, r), r, r);
-  return zero_if_less(x, broadcast(-87.0f), scale_by_low_bits(add(p, broadcast(1.0f)), shifted));
+  return zero_if_less(x, broadcast(-87.0f), scale_by_low_bits(exp_of_rest(x, n), shifted));
 }
 
 SQUEEZE_INLINE float exp_of(float x) { return _mm_cvtss_f32(_mm256_castps256_ps128(fold_max(exp(broadcast(x))))); }
