@@ -14,7 +14,7 @@ namespace squeeze {
 inline constexpr std::string_view kDumpFormat = "squeeze-kv-dump";
 inline constexpr std::string_view kIndexFormat = "squeeze-index";
 inline constexpr int kDumpVersion = 1;  // written; older ones are read
-inline constexpr int kIndexVersion = 3;
+inline constexpr int kIndexVersion = 4;
 
 // The root attribute "format" of an HDF5 file: one of the two above, or an error that says what was found.
 std::string format_of(const std::string& path);

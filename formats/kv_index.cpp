@@ -27,7 +27,7 @@ void check_same_options(const std::string& path, const IndexLayout& found, DType
                      : options.iterations != expected.iterations                 ? "number of iterations"
                      : options.seed != expected.seed                             ? "seed"
                      : options.segment != expected.segment                       ? "segment"
-                     : options.sketch_bits != expected.sketch_bits               ? "number of sketch bits"
+                     : options.sketch_group != expected.sketch_group             ? "size of sketches"
                      : options.quantise_centroids != expected.quantise_centroids ? "type of centroids"
                      : options.quantise_kv != expected.quantise_kv               ? "type of keys and values"
                      : !std::equal(options.levels.begin(), options.levels.end(), expected.levels.begin(),
@@ -99,7 +99,7 @@ struct KvIndexWriter::Impl {
                       index.keys.dtype() == layout.kv_dtype() && index.values.dtype() == layout.kv_dtype() &&
                       index.key_scales.size() == n_scales && index.value_scales.size() == n_scales &&
                       index.heads.size() == static_cast<size_t>(model.n_kv_heads) &&
-                      index.n_sinks == layout.options.n_sinks && index.sketch_bits == layout.options.sketch_bits &&
+                      index.n_sinks == layout.options.n_sinks &&
                       index.n_window == layout.options.n_window;
     if (!fits) {
       fail("{}: expected a layer of {} {}, found {} {}", file.partial_path(), name_of(layout.kv_dtype()), cache.str(),
@@ -110,13 +110,24 @@ struct KvIndexWriter::Impl {
           head.levels.size() != layout.options.levels.size()) {
         fail("{}: a head has {} rows and {} levels", file.partial_path(), head.token_of_row.size(), head.levels.size());
       }
-      const size_t n = index.sketch_bits > 0 ? static_cast<size_t>(layout.n_clustered()) : 0;
-      const auto code_bytes = static_cast<size_t>(sketch_code_bytes(index.sketch_bits, model.head_dim));
-      if (head.sketches.codes.size() != n * code_bytes || head.sketches.scales.size() != n) {
-        fail("{}: a head has {} bytes of sketches and {} scales for {} clustered keys", file.partial_path(),
-             head.sketches.codes.size(), head.sketches.scales.size(), layout.n_clustered());
-      }
+      check_sketches(head.sketches);
     }
+  }
+
+  void check_sketches(const Sketches& sketches) const {
+    const int group = layout.options.sketch_group;
+    const int64_t dim = layout.context.model.head_dim;
+    const size_t n = group > 0 ? static_cast<size_t>(layout.n_clustered()) : 0;
+    const size_t n_dims = group > 0 ? static_cast<size_t>(sketch_groups(group, dim) * group) : 0;
+    const size_t n_bytes = group > 0 ? n * static_cast<size_t>(sketch_code_bytes(group, dim)) : 0;
+    const SketchCodebooks& codebooks = sketches.codebooks;
+    const bool fits = codebooks.group_dim == group && codebooks.dims.size() == n_dims &&
+                      codebooks.steps.size() == n_dims && codebooks.entries.size() == n_dims * kSketchEntries &&
+                      sketches.codes.size() == n_bytes && sketches.scales.size() == n;
+    if (fits) return;
+    fail("{}: a head has {} bytes of sketches, {} scales and groups of {} for {} clustered keys and groups of {}",
+         file.partial_path(), sketches.codes.size(), sketches.scales.size(), codebooks.group_dim, layout.n_clustered(),
+         group);
   }
 
   void check_queries(TensorView queries) const {
@@ -128,13 +139,25 @@ struct KvIndexWriter::Impl {
   }
 
   void write_sketches(const IndexLayerExtents& extents, const IndexLayer& index) {
-    Padded codes(extents.sketches, index.heads.size()), scales(extents.sketch_scales, index.heads.size());
-    for (size_t head = 0; head < index.heads.size(); ++head) {
-      codes.set(head, index.heads[head].sketches.codes);
-      scales.set(head, index.heads[head].sketches.scales);
+    const size_t n_heads = index.heads.size();
+    Padded codes(extents.sketches, n_heads), scales(extents.sketch_scales, n_heads);
+    Padded dims(extents.sketch_dims, n_heads), entries(extents.sketch_entries, n_heads);
+    Padded steps(extents.sketch_steps, n_heads), error(extents.sketch_error, n_heads);
+    for (size_t head = 0; head < n_heads; ++head) {
+      const Sketches& sketches = index.heads[head].sketches;
+      codes.set(head, sketches.codes);
+      scales.set(head, sketches.scales);
+      dims.set(head, sketches.codebooks.dims);
+      entries.set(head, sketches.codebooks.entries);
+      steps.set(head, sketches.codebooks.steps);
+      error.set(head, &sketches.codebooks.error, extents.sketch_error.n_bytes / n_heads);
     }
     codes.write(file, extents.sketches);
     scales.write(file, extents.sketch_scales);
+    dims.write(file, extents.sketch_dims);
+    entries.write(file, extents.sketch_entries);
+    steps.write(file, extents.sketch_steps);
+    error.write(file, extents.sketch_error);
   }
 
   void write_level(size_t i, const LevelExtents& room, const IndexLayer& index) {

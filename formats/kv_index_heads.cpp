@@ -5,7 +5,6 @@
 #include "formats/kv_context.hpp"
 #include "formats/kv_index_layout.hpp"
 #include "lib/core/error.hpp"
-#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -51,19 +50,51 @@ struct MappedLayer {
     return found;
   }
 
+  // One head's part of an array that has the same for each.
+  template <class T>
+  std::span<const T> part_of_head(const h5::Extent& extent, int64_t kv_head) const {
+    const size_t n = extent.n_bytes / sizeof(T) / static_cast<size_t>(layout.context.model.n_kv_heads);
+    return {reinterpret_cast<const T*>(file.at(extent.offset, extent.n_bytes)) + static_cast<size_t>(kv_head) * n, n};
+  }
+
+  void check_codebooks(const SketchView& view, int64_t kv_head) const {
+    const auto dim = static_cast<size_t>(layout.context.model.head_dim);
+    std::vector<char> seen(dim, 0);
+    for (const int32_t c : view.dims) {
+      if (c == -1) continue;
+      if (c < 0 || static_cast<size_t>(c) >= dim || seen[static_cast<size_t>(c)]) {
+        fail("{}: head {}: expected each of {} dimensions in one group of the sketches, found {}", where, kv_head, dim,
+             c);
+      }
+      seen[static_cast<size_t>(c)] = 1;
+    }
+    if (std::find(seen.begin(), seen.end(), 0) != seen.end()) {
+      fail("{}: head {}: a dimension is in no group of the sketches", where, kv_head);
+    }
+    const auto wrong = [](float x) { return !(x >= 0 && x <= std::numeric_limits<float>::max()); };
+    if (wrong(view.error) || std::any_of(view.steps.begin(), view.steps.end(), wrong)) {
+      fail("{}: head {}: a step or the error of the sketches is negative or not finite", where, kv_head);
+    }
+  }
+
   SketchView sketches(int64_t kv_head) const {
-    const int bits = layout.options.sketch_bits;
-    if (bits == 0) return {};
-    const int64_t n = layout.n_clustered();
-    const auto* codes = reinterpret_cast<const uint8_t*>(file.at(extents.sketches.offset, extents.sketches.n_bytes));
-    const auto* scale =
-        reinterpret_cast<const uint16_t*>(file.at(extents.sketch_scales.offset, extents.sketch_scales.n_bytes)) +
-        kv_head * n;
+    if (!layout.options.sketches()) return {};
+    const auto codes = part_of_head<uint8_t>(extents.sketches, kv_head);
+    const auto scales = part_of_head<uint16_t>(extents.sketch_scales, kv_head);
     constexpr uint16_t kHalfInfinity = 0x7c00;  // negative numbers and NaN are larger as integers
-    if (std::any_of(scale, scale + n, [](uint16_t half) { return half >= kHalfInfinity; })) {
+    if (std::any_of(scales.begin(), scales.end(), [](uint16_t half) { return half >= kHalfInfinity; })) {
       fail("{}: head {}: a sketch's scale is negative or not finite", where, kv_head);
     }
-    return {bits, codes + kv_head * n * sketch_code_bytes(bits, layout.context.model.head_dim), scale, layout.rotation};
+    if (layout.options.sign_bits > 0) return layout.signs.view(codes.data(), scales.data());
+    const SketchView view{layout.options.sketch_group,
+                          part_of_head<int32_t>(extents.sketch_dims, kv_head),
+                          part_of_head<int8_t>(extents.sketch_entries, kv_head),
+                          part_of_head<float>(extents.sketch_steps, kv_head),
+                          part_of_head<float>(extents.sketch_error, kv_head)[0],
+                          codes.data(),
+                          scales.data()};
+    check_codebooks(view, kv_head);
+    return view;
   }
 
   LevelView level(size_t i, int64_t kv_head) const {

@@ -32,8 +32,7 @@ void save_options(h5::Skeleton& file, DType dtype, const IndexOptions& options) 
   file.attribute("centroid_type", options.quantise_centroids ? "i8" : "keys");
   file.attribute("kv_type", options.quantise_kv ? "i8" : "keys");
   if (options.quantise_kv) file.attribute("float_type", name_of(dtype));
-  file.attribute("sketch_bits", int64_t{options.sketch_bits});
-  file.attribute("rotation_seed", kRotationSeed);
+  file.attribute("sketch_group", int64_t{options.sketch_group});
   file.attribute("n_levels", static_cast<int64_t>(options.levels.size()));
   for (size_t i = 0; i < options.levels.size(); ++i) {
     file.attribute(fmt::format("level_{}_share", i), options.levels[i].share);
@@ -59,6 +58,21 @@ DType load_float_type(const h5::Reader& file, const IndexOptions& options) {
   fail("{}: expected float_type f32, f16 or bf16, found {}", file.path(), name);
 }
 
+void load_sketch_options(const h5::Reader& file, IndexOptions& options) {
+  if (file.has_attribute("sketch_group")) {
+    options.sketch_group = read_count(file, "sketch_group", 0, 8);
+    if (const int group = options.sketch_group; group != 0 && group != 2 && group != 4 && group != 8) {
+      fail("{}: expected sketch_group 0, 2, 4 or 8, found {}", file.path(), group);
+    }
+    return;
+  }
+  options.sign_bits = file.has_attribute("sketch_bits") ? read_count(file, "sketch_bits", 0, 2) : 0;
+  if (options.sign_bits > 0 && file.unsigned_integer("rotation_seed") != kRotationSeed) {
+    fail("{}: expected sketches with rotation {}, found {}; build the index again", file.path(), kRotationSeed,
+         file.unsigned_integer("rotation_seed"));
+  }
+}
+
 IndexOptions load_options(const h5::Reader& file) {
   IndexOptions options;
   options.n_sinks = read_count(file, "n_sinks", 0, kMaxInt32);
@@ -71,11 +85,7 @@ IndexOptions load_options(const h5::Reader& file) {
   options.segment = file.has_attribute("segment") ? read_count(file, "segment", 0, kMaxInt32) : 0;
   options.quantise_centroids = rows_are_i8(file, "centroid_type");
   options.quantise_kv = rows_are_i8(file, "kv_type");
-  options.sketch_bits = file.has_attribute("sketch_bits") ? read_count(file, "sketch_bits", 0, 2) : 0;
-  if (options.sketch_bits > 0 && file.unsigned_integer("rotation_seed") != kRotationSeed) {
-    fail("{}: expected sketches with rotation {}, found {}; build the index again", file.path(), kRotationSeed,
-         file.unsigned_integer("rotation_seed"));
-  }
+  load_sketch_options(file, options);
   const int n_levels = read_count(file, "n_levels", 1, kMaxLevels);
   for (int i = 0; i < n_levels; ++i) {
     options.levels.push_back({file.real(fmt::format("level_{}_share", i)),
@@ -118,14 +128,49 @@ Shape sketch_scales_shape(const IndexLayout& layout) { return {layout.context.mo
 
 Shape sketches_shape(const IndexLayout& layout) {
   const ModelInfo& model = layout.context.model;
-  return {model.n_kv_heads, layout.n_clustered(), sketch_code_bytes(layout.options.sketch_bits, model.head_dim)};
+  const IndexOptions& options = layout.options;
+  return {model.n_kv_heads, layout.n_clustered(),
+          options.sign_bits > 0 ? sign_code_bytes(options.sign_bits, model.head_dim)
+                                : sketch_code_bytes(options.sketch_group, model.head_dim)};
+}
+
+struct CodebookShapes {
+  Shape dims, entries, error;
+};
+
+CodebookShapes codebook_shapes(const IndexLayout& layout) {
+  const ModelInfo& model = layout.context.model;
+  const int64_t group = layout.options.sketch_group, n = sketch_groups(layout.options.sketch_group, model.head_dim);
+  return {{model.n_kv_heads, n, group}, {model.n_kv_heads, n, kSketchEntries, group}, {model.n_kv_heads}};
+}
+
+void create_sketches(h5::Skeleton& file, const std::string& layer, const IndexLayout& layout) {
+  const CodebookShapes shapes = codebook_shapes(layout);
+  file.dataset(layer + "/sketches", h5::Type::u8, sketches_shape(layout));
+  file.dataset(layer + "/sketch_scales", h5::Type::f16, sketch_scales_shape(layout));
+  file.dataset(layer + "/sketch_dims", h5::Type::i32, shapes.dims);
+  file.dataset(layer + "/sketch_entries", h5::Type::i8, shapes.entries);
+  file.dataset(layer + "/sketch_steps", h5::Type::f32, shapes.dims);
+  file.dataset(layer + "/sketch_error", h5::Type::f32, shapes.error);
+}
+
+void find_sketches(const h5::Reader& file, const std::string& layer, const IndexLayout& layout,
+                   IndexLayerExtents& out) {
+  out.sketches = file.extent(layer + "/sketches", h5::Type::u8, sketches_shape(layout));
+  out.sketch_scales = file.extent(layer + "/sketch_scales", h5::Type::f16, sketch_scales_shape(layout));
+  if (layout.options.sketch_group == 0) return;
+  const CodebookShapes shapes = codebook_shapes(layout);
+  out.sketch_dims = file.extent(layer + "/sketch_dims", h5::Type::i32, shapes.dims);
+  out.sketch_entries = file.extent(layer + "/sketch_entries", h5::Type::i8, shapes.entries);
+  out.sketch_steps = file.extent(layer + "/sketch_steps", h5::Type::f32, shapes.dims);
+  out.sketch_error = file.extent(layer + "/sketch_error", h5::Type::f32, shapes.error);
 }
 
 }  // namespace
 
 CalibrationShape calibration_shape(const IndexLayout& layout) {
   const ModelInfo& model = layout.context.model;
-  return {layout.options.levels.size(), layout.options.sketch_bits > 0, model.n_layers, model.n_kv_heads};
+  return {layout.options.levels.size(), layout.options.sketches(), model.n_layers, model.n_kv_heads};
 }
 
 void check_index_options(const std::string& path, const IndexOptions& options, int64_t n_tokens) {
@@ -168,10 +213,7 @@ void create_index(const std::string& path, const Context& context, DType dtype, 
     }
     if (!query_positions.empty()) file.dataset(layer_name(layer) + "/queries", type, queries);
     file.dataset(layer_name(layer) + "/token_of_row", h5::Type::i32, {model.n_kv_heads, context.n_tokens()});
-    if (options.sketch_bits > 0) {
-      file.dataset(layer_name(layer) + "/sketches", h5::Type::u8, sketches_shape(layout));
-      file.dataset(layer_name(layer) + "/sketch_scales", h5::Type::f16, sketch_scales_shape(layout));
-    }
+    if (options.sketch_group > 0) create_sketches(file, layer_name(layer), layout);
     for (size_t level = 0; level < options.levels.size(); ++level) {
       const LevelShapes shapes = level_shapes(model, options, level, context.n_tokens());
       const std::string group = level_name(layer, level);
@@ -197,7 +239,7 @@ IndexLayout read_index_layout(const h5::Reader& file) {
   check_index_options(file.path(), layout.options, n_tokens);
   check_calibration_positions(file.path(), layout.query_positions);
   layout.dtype = load_float_type(file, layout.options);
-  if (layout.options.sketch_bits > 0) layout.rotation = random_rotation(model.head_dim, kRotationSeed);
+  if (layout.options.sign_bits > 0) layout.signs = sign_sketches(layout.options.sign_bits, model.head_dim);
   const h5::Type type = h5::type_of(layout.dtype), kv_type = h5::type_of(layout.kv_dtype());
   const Shape cache{model.n_kv_heads, n_tokens, model.head_dim}, per_token{model.n_kv_heads, n_tokens};
   for (int layer = 0; layer < model.n_layers; ++layer) {
@@ -209,11 +251,7 @@ IndexLayout read_index_layout(const h5::Reader& file) {
       extents.key_scales = file.extent(layer_name(layer) + "/key_scales", h5::Type::f32, per_token);
       extents.value_scales = file.extent(layer_name(layer) + "/value_scales", h5::Type::f32, per_token);
     }
-    if (layout.options.sketch_bits > 0) {
-      extents.sketches = file.extent(layer_name(layer) + "/sketches", h5::Type::u8, sketches_shape(layout));
-      extents.sketch_scales =
-          file.extent(layer_name(layer) + "/sketch_scales", h5::Type::f16, sketch_scales_shape(layout));
-    }
+    if (layout.options.sketches()) find_sketches(file, layer_name(layer), layout, extents);
     if (!layout.query_positions.empty()) {
       extents.queries = file.extent(layer_name(layer) + "/queries", type, layout.queries_shape());
     }

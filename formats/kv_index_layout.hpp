@@ -9,6 +9,7 @@
 #include "formats/mapped_file.hpp"
 #include "lib/index/build.hpp"
 #include "lib/index/head_index.hpp"
+#include "lib/index/sign_sketches.hpp"
 #include "lib/model/context.hpp"
 
 namespace squeeze {
@@ -25,6 +26,7 @@ struct IndexLayerExtents {
   h5::Extent key_scales, value_scales;  // of i8 keys and values; else none
   h5::Extent queries;                   // none in an index without queries
   h5::Extent sketches, sketch_scales;   // none in an index without sketches
+  h5::Extent sketch_dims, sketch_entries, sketch_steps, sketch_error;  // nor in one of version 2 or 3
   std::vector<LevelExtents> levels;
 };
 
@@ -34,7 +36,7 @@ struct IndexLayout {
   IndexOptions options;
   std::vector<int32_t> query_positions;
   std::vector<IndexLayerExtents> layers;
-  Tensor rotation = {};  // of the sketches, computed; none without them
+  SignSketches signs = {};  // of an index of version 2 or 3
 
   Shape queries_shape() const {
     return {context.model.n_query_heads, static_cast<int64_t>(query_positions.size()), context.model.head_dim};

@@ -16,7 +16,8 @@
 
 namespace squeeze {
 
-inline constexpr int kMaxHeadDim = 512;  // the largest dim that attend, assign and sketch_scores accept
+inline constexpr int kMaxHeadDim = 512;                  // the largest dim that attend and assign accept
+inline constexpr int kMaxCodeBytes = kMaxHeadDim / 2 / 2;  // that sketch_scores accepts: four bits per two dimensions
 
 struct RowRange {  // rows [begin, end)
   int32_t begin = 0;
@@ -90,28 +91,26 @@ struct MatvecArgs {
   int64_t out_stride;
 };
 
-// Bytes per query of sketch_scores: 16 for each group of four dimensions, padded to whole bytes of a code.
-constexpr int64_t sketch_table_bytes(int64_t dim) { return (dim + 7) / 8 * 32; }
+// Bytes per query of sketch_scores: 16 for each four bits of a code.
+constexpr int64_t sketch_table_bytes(int64_t code_bytes) { return code_bytes * 32; }
 inline constexpr int kSketchTableZero = 31;  // the entry that stands for nothing added
 
 // out[i * out_stride + j] = (query_scales[i] * scales[j]) * dot(query i, code j), for the rows of the ranges one after
 // the other: column j belongs to the j-th of them.
-// The dot is a sum of table entries: for each group of four dimensions, whose bits are a number b in [0, 16), entry b
-// of the query's 16 for that group, less kSketchTableZero. Integers, and exact; the float operations are these, in this
-// order: all tables give the same bits. A code is `bits` planes of (dim + 7) / 8 bytes, dimension c in bit c % 8 of
-// byte c / 8, set for +. With two bits the dot is twice that of the first plane and that of the second.
+// The dot is a sum of table entries: for each four bits of the code, the lower ones of a byte first, which are a number
+// b in [0, 16), entry b of the query's 16 for them, less kSketchTableZero. Integers, and exact; the float operations
+// are these, in this order: all tables give the same bits.
 struct SketchScoresArgs {
-  const uint8_t* tables;  // [n_queries, sketch_table_bytes(dim)], each at most 2 * kSketchTableZero
+  const uint8_t* tables;  // [n_queries, sketch_table_bytes(code_bytes)], each at most 2 * kSketchTableZero
   int64_t n_queries;
   const float* query_scales;  // [n_queries]
-  const uint8_t* codes;       // [*, bits * ((dim + 7) / 8)], from row first_row on
+  const uint8_t* codes;       // [*, code_bytes], from row first_row on
   const uint16_t* scales;     // f16, likewise
   int64_t first_row;
   const RowRange* ranges;  // [n_ranges]
   int64_t n_ranges;
-  int64_t dim;  // at most kMaxHeadDim
-  int bits;     // 1 or 2
-  float* out;   // [n_queries, out_stride]
+  int64_t code_bytes;  // at most kMaxCodeBytes
+  float* out;          // [n_queries, out_stride]
   int64_t out_stride;
 };
 

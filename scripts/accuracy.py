@@ -22,6 +22,8 @@ QUERY_BLOCK = 4   # squeeze-run's default
 INDEXES = {
     "default": [],
     "flat": ["--leaf", "5%", "--coarse", "none", "--centroids", "keys", "--sketch", "0"],
+    "half": ["--sketch", "0.5"],
+    "two": ["--sketch", "2"],
     "window32": ["--window", "32"],
     "window16": ["--window", "16", "--leaf", "1.25%"],
 }
@@ -60,6 +62,9 @@ def settings():
         else:
             rows.append(Setting(f"{name}: Squeeze, rest drop", "default", f"budget:{budget}", *drop))
             rows.append(Setting(f"{name}: flat 5 %", "flat", f"budget:{budget}", *drop))
+        if name in ("8x", "20x"):
+            rows.append(Setting(f"{name}: Squeeze, `--sketch 0.5`", "half", f"budget:{budget}"))
+            rows.append(Setting(f"{name}: Squeeze, `--sketch 2`", "two", f"budget:{budget}"))
         if name == "8x":
             rows.append(Setting(f"{name}: Quest pages", "default", quest(budget)))
         rows.append(Setting(f"{name}: ideal top-k", "default", oracle(budget)))
@@ -165,11 +170,11 @@ def replay(document, n_tokens):
 
 
 def replay_at_equal_keys(document, n_tokens):
-    """Kept mass at 2 % and 10 % of the clustered keys, per layer and head, for 1 and 2 bits: {(bits, share): heads}."""
+    """Kept mass at 2 % and 10 % of the clustered keys, per layer and head, for half a bit, 1 and 2: {(bits, share): heads}."""
     dump = WORK / f"{document:02d}.kv.h5"
     clustered = n_tokens - N_PINNED["default"]
     result = {}
-    for bits in (1, 2):
+    for bits in (0.5, 1, 2):
         index = WORK / f"{document:02d}.bits{bits}.h5"
         run(BIN / "squeeze-build", dump, "-o", index, "--force", "--quiet", "--sketch", bits, "--sketch-keep", "0.9")
         policies = []

@@ -34,7 +34,7 @@ inline IndexOptions growth_options(double leaf_share, int64_t n_tokens, int64_t 
   options.levels.push_back({leaf_share, 0});
   options.segment = segment;
   options.quantise_centroids = true;
-  options.sketch_bits = 1;
+  options.sketch_group = 4;
   return options;
 }
 
@@ -53,7 +53,7 @@ inline Selection select_for(const HeadView& head, TensorView query, const Growth
   }
   const int64_t n_scored = select_clusters(head, query, kGrowthScale, rule).n_scored;
   const int64_t n_sketches = std::min(lookup.n_sketches, head.n_clustered() * 4 / 5);
-  const auto sketches = static_cast<double>(n_sketches * sketch_bytes(head.sketches.bits, head.keys.size(1)));
+  const auto sketches = static_cast<double>(n_sketches * head.sketches.key_bytes());
   const auto keys = static_cast<double>(lookup.n_keys * kv_bytes(head));
   const int64_t fixed = pinned_bytes(head) + n_scored * centroid_bytes(head.levels.back());
   rule.bytes = static_cast<double>(fixed) + sketches + keys;

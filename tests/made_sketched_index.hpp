@@ -1,30 +1,36 @@
-// Indexes with all that version 2 of the format brought: sketches, 8-bit centroids, probe positions, heads' shares.
+// Indexes with all that versions 2 to 4 of the format brought: sketches, 8-bit centroids, probe positions, heads' shares.
 // As in made_files.hpp, the same on any machine.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
-#include "lib/index/sketch.hpp"
+#include "lib/index/sign_sketches.hpp"
 #include "tests/made_files.hpp"
+#include "tests/made_sketches.hpp"
 
 namespace squeeze {
 
 struct MadeIndexKind {
   DType dtype = DType::bf16;
-  int bits = 1;
+  int group = 4;  // of sketches; 0: none
   bool quantise = true;
   bool quantise_kv = false;
+  int sign_bits = 0;  // of sketches of version 2 and 3: of files that are there, not to be written
+
+  bool sketches() const { return group > 0 || sign_bits > 0; }
 };
 
-inline constexpr MadeIndexKind kGoldenKinds[] = {{DType::bf16, 1, true}, {DType::f32, 2, false}};
+inline constexpr MadeIndexKind kGoldenKinds[] = {{DType::bf16, 4, true}, {DType::f32, 2, false}};
 
 // Two probe questions of three and two tokens after the twelve of the context.
 inline const std::vector<int32_t> kMadePositions = {12, 13, 14, 12, 13};
 
 inline IndexOptions made_options(const MadeIndexKind& kind) {
   IndexOptions options = made_options();
-  options.sketch_bits = kind.bits;
+  options.sketch_group = kind.group;
   options.quantise_centroids = kind.quantise;
   options.quantise_kv = kind.quantise_kv;
   return options;
@@ -42,8 +48,6 @@ inline void make_quantised(Tensor& rows, std::vector<float>& scales) {
 
 inline IndexLayer made_index_layer(const MadeIndexKind& kind, int number) {
   IndexLayer layer = made_index_layer(kind.dtype, number);
-  layer.sketch_bits = kind.bits;
-  if (kind.bits > 0) layer.rotation = random_rotation(3, kRotationSeed);
   for (size_t h = 0; h < 2; ++h) {
     HeadIndex& head = layer.heads[h];
     for (Level& level : head.levels) {
@@ -51,9 +55,9 @@ inline IndexLayer made_index_layer(const MadeIndexKind& kind, int number) {
       make_quantised(level.centroids, level.centroid_scales);
       make_quantised(level.value_means, level.value_scales);
     }
-    if (kind.bits > 0) {
+    if (kind.group > 0) {
       const TensorView keys = layer.keys[static_cast<int64_t>(h)].slice(1, 10);
-      head.sketches = sketch_keys(keys, head.levels.back().view(), kind.bits, layer.rotation);
+      head.sketches = sketch_keys(keys, head.levels.back().view(), kind.group);
     }
   }
   if (kind.quantise_kv) {
@@ -70,10 +74,10 @@ inline Tensor made_queries(const MadeIndexKind& kind, int number) {
 inline Calibration made_calibration(const MadeIndexKind& kind) {
   Calibration calibration = made_calibration();
   calibration.gqa = kind.quantise ? GqaSelect::per_head : GqaSelect::group_max;
-  calibration.sketches = kind.bits > 0;
-  if (kind.bits > 0) calibration.upper_keep.push_back(0.5);
+  calibration.sketches = kind.sketches();
+  if (kind.sketches()) calibration.upper_keep.push_back(0.5);
   for (BlockCalibration& block : calibration.blocks) {
-    if (kind.bits > 0) {
+    if (kind.sketches()) {
       block.flat.push_back(block.flat.front());
       block.pruned.push_back(block.flat.back());
     }
@@ -94,19 +98,41 @@ inline void write_made_index(const std::string& path, const MadeIndexKind& kind,
   writer.finish();
 }
 
-inline bool same_sketches(const SketchView& found, const Sketches& expected, int bits) {
-  if (bits == 0) return found.bits == 0 && found.codes == nullptr;
+inline bool same_sketches(const SketchView& found, const Sketches& expected) {
+  const SketchCodebooks& codebooks = expected.codebooks;
+  return found.group_dim == codebooks.group_dim && !found.rotation.data() &&
+         std::ranges::equal(found.dims, codebooks.dims) && std::ranges::equal(found.entries, codebooks.entries) &&
+         std::ranges::equal(found.steps, codebooks.steps) && found.error == codebooks.error &&
+         std::equal(expected.codes.begin(), expected.codes.end(), found.codes) &&
+         std::equal(expected.scales.begin(), expected.scales.end(), found.scales);
+}
+
+// Whether the codes of a head are the signs of R x, and its scales |x|^2 / (x·code): the sketches of version 2 and 3.
+// keys: [9, 3], those that are clustered, as they came.
+inline bool are_sign_sketches(const HeadView& head, TensorView keys, int bits) {
   const Tensor rotation = random_rotation(3, kRotationSeed);
-  return found.bits == bits && std::memcmp(found.codes, expected.codes.data(), expected.codes.size()) == 0 &&
-         std::memcmp(found.scales, expected.scales.data(), expected.scales.size() * 2) == 0 &&
-         equal_tensors(found.rotation, rotation);
+  const SketchView& sketches = head.sketches;
+  if (!equal_tensors(sketches.rotation, rotation) || sketches.code_bytes() != bits) return false;
+  const std::vector<int64_t> leaf_of = leaf_of_key(head);
+  bool same = true;
+  for (int64_t key = 0; key < 9; ++key) {
+    std::vector<double> x = row_of(keys, key);
+    const std::vector<double> centroid = row_of(head.levels.back().centroid_rows(), leaf_of[static_cast<size_t>(key)]);
+    for (size_t c = 0; c < 3; ++c) x[c] -= centroid[c];
+    const std::vector<double> turned = rotated(rotation, x), code = code_of(sketches, key, 3);
+    for (size_t c = 0; c < 3; ++c) same = same && (std::abs(turned[c]) < 1e-6 || (turned[c] > 0) == (code[c] > 0));
+    const double squares = dot_of(x, x), scale = sketch_scale(sketches, key);
+    same = same && std::abs(scale * dot_of(turned, code) - squares) <= 0x1p-10 * squares + 1e-9;
+  }
+  return same;
 }
 
 // Whether an index holds what write_made_index writes.
 inline bool is_made_index(const KvIndex& index, const MadeIndexKind& kind) {
   const Calibration calibration = made_calibration(kind);
   bool same = same_context(index.context(), made_context()) && index.dtype() == kind.dtype &&
-              index.options().sketch_bits == kind.bits && index.options().quantise_centroids == kind.quantise &&
+              index.options().sketch_group == kind.group &&
+              index.options().sign_bits == kind.sign_bits && index.options().quantise_centroids == kind.quantise &&
               index.options().quantise_kv == kind.quantise_kv &&
               index.kv_dtype() == (kind.quantise_kv ? DType::i8 : kind.dtype) &&
               same_ints(index.query_positions(), kMadePositions) && same_calibration(index.calibration(), calibration);
@@ -121,7 +147,9 @@ inline bool is_made_index(const KvIndex& index, const MadeIndexKind& kind) {
     for (int h = 0; same && h < 2; ++h) {
       const HeadView& head = view.layers[static_cast<size_t>(layer)][static_cast<size_t>(h)];
       same = same_head(head, expected.head(h)) &&
-             same_sketches(head.sketches, expected.heads[static_cast<size_t>(h)].sketches, kind.bits);
+             (kind.sign_bits > 0
+                  ? are_sign_sketches(head, made_index_layer(kind.dtype, layer).keys[h].slice(1, 10), kind.sign_bits)
+                  : same_sketches(head.sketches, expected.heads[static_cast<size_t>(h)].sketches));
     }
   }
   return same;

@@ -17,28 +17,40 @@ struct SketchedOptions {
 
 inline IndexOptions options_of(const SketchedOptions& o) {
   IndexOptions options = options_with(o.levels, o.n_sinks, o.n_window);
-  options.sketch_bits = o.bits;
+  options.sketch_group = o.bits > 0 ? 4 / o.bits : 0;
   options.quantise_centroids = o.quantise;
   return options;
 }
 
-// The code of a key, +-1 or +-0.5 and +-1.5 per dimension.
+// What a key's code stands for, per dimension of the head; of older files' sketches, of R x.
 inline std::vector<double> code_of(const SketchView& sketches, int64_t key, int64_t dim) {
-  const int64_t plane = (dim + 7) / 8;
-  const uint8_t* row = sketches.codes + key * sketches.bits * plane;
-  const auto sign = [&](int64_t c, int64_t p) { return row[p * plane + c / 8] >> (c % 8) & 1 ? 1.0 : -1.0; };
-  std::vector<double> code;
-  for (int64_t c = 0; c < dim; ++c) code.push_back(sign(c, 0) + (sketches.bits == 2 ? 0.5 * sign(c, 1) : 0.0));
+  std::vector<double> code(static_cast<size_t>(dim), 0.0);
+  const int64_t n = sketches.group_dim;
+  for (int64_t group = 0; group < sketches.n_groups(); ++group) {
+    const int entry = sketches.codes[key * sketches.code_bytes() + group / 2] >> (group % 2 * 4) & 15;
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t c = sketches.dims[static_cast<size_t>(group * n + i)];
+      if (c < 0) continue;
+      code[static_cast<size_t>(c)] += double{sketches.steps[static_cast<size_t>(group * n + i)]} *
+                                      sketches.entries[static_cast<size_t>((group * 16 + entry) * n + i)];
+    }
+  }
   return code;
 }
 
-// The step of a query's tables: 1/31 of the largest sum of magnitudes over four dimensions of R q.
-inline double table_step(const std::vector<double>& turned) {
+// The step of a query's tables: 1/31 of its largest product with an entry.
+inline double table_step(const SketchView& sketches, const std::vector<double>& query) {
   double largest = 0;
-  for (size_t c = 0; c < turned.size(); c += 4) {
-    double sum = 0;
-    for (size_t i = c; i < std::min(c + 4, turned.size()); ++i) sum += std::abs(turned[i]);
-    largest = std::max(largest, sum);
+  const int64_t n = sketches.group_dim;
+  for (int64_t entry = 0; entry < sketches.n_groups() * 16; ++entry) {
+    double product = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const auto place = static_cast<size_t>(entry / 16 * n + i);
+      if (sketches.dims[place] < 0) continue;
+      product += query[static_cast<size_t>(sketches.dims[place])] * double{sketches.steps[place]} *
+                 sketches.entries[static_cast<size_t>(entry * n + i)];
+    }
+    largest = std::max(largest, std::abs(product));
   }
   return largest / 31;
 }

@@ -72,7 +72,7 @@ TEST_SUITE("budget") {
               CHECK(read > rule.bytes - leaf * row - 30 * double(mean_bytes(head.levels[0])));
               return;
             }
-            CHECK(read <= rule.bytes + leaf * double(sketch_bytes(index.bits, 32)));
+            CHECK(read <= rule.bytes + leaf * double(head.sketches.present() ? head.sketches.key_bytes() : 0));
             if (selection.n_keys == selection.n_sketched) return;  // there are no more candidates
             CHECK(read > rule.bytes - row - 30 * double(mean_bytes(head.levels[0])));
             if (rest == Rest::drop && selection.n_keys > 0) CHECK(read > rule.bytes - row);
@@ -156,8 +156,9 @@ TEST_SUITE("budget") {
     const Tensor queries = random_tensor({2, 32}, 1);
     const double n_leaves = double(head.levels[0].n_clusters());
     for (const Rest rest : {Rest::drop, Rest::mean}) {
-      // 12 pinned tokens; 32 bytes, a scale and a row bound for a centroid, 32 and a scale for a mean.
-      const double fixed = (12 * 128 + n_leaves * (32 + 4 + 4 + (rest == Rest::mean ? 36 : 0))) / (812 * 128);
+      // 12 pinned tokens; 32 bytes, a scale and a row bound for a centroid, 32 and a scale for a mean; the codebooks.
+      const double rows = 12 * 128 + n_leaves * (32 + 4 + 4 + (rest == Rest::mean ? 36 : 0));
+      const double fixed = (rows + double(head.sketches.codebook_bytes())) / (812 * 128);
       const auto select = [&](double budget) {
         return apply(budget_policy(calibration, budget, rest, kScale), 0, 0, head, queries, 1);
       };

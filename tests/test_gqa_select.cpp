@@ -44,7 +44,7 @@ TEST_SUITE("gqa_select") {
           own.group = group;
           const Selection selection = select(head, queries, own);
           CHECK(selection.n_sketched == n_candidates);
-          CHECK(selection.index_bytes == n_candidates * (2 + bits * 2));
+          CHECK(selection.index_bytes == n_candidates * (2 + bits * 2) + head.sketches.codebook_bytes());
           CHECK(selection.n_scored == 6 + n_leaves);
           if (rule.rule == Rule::top_k) CHECK(selection.n_keys <= rule.top_k);
         }

@@ -33,14 +33,13 @@ struct Logits {
         size = std::max(size, double{kScale} * std::sqrt(dot_of(q, q) * dot_of(centroid, centroid)));
       }
     }
-    const std::vector<double> turned = rotated(head.sketches.rotation, q);
     const std::vector<int64_t> leaf_of = leaf_of_key(head);
-    const double half_step = table_step(turned) / 2 * (1 + 0x1p-12);  // a quotient of two float32 is rounded
-    const double n_steps = double(kDim / 4) * (head.sketches.bits == 1 ? 1 : 1.5);  // units, then halves too
+    const double half_step = table_step(head.sketches, q) / 2 * (1 + 0x1p-12);  // a quotient of two float32 is rounded
+    const auto n_steps = double(head.sketches.n_groups());
     for (int64_t key = 0; key < head.n_clustered(); ++key) {
       const std::vector<double> code = code_of(head.sketches, key, kDim);
       rounding = std::max(rounding, double{kScale} * sketch_scale(head.sketches, key) * half_step * n_steps);
-      const double own = double{kScale} * sketch_scale(head.sketches, key) * dot_of(turned, code);
+      const double own = double{kScale} * sketch_scale(head.sketches, key) * dot_of(q, code);
       keys.push_back(levels.back()[size_t(leaf_of[size_t(key)])] + own);
       size = std::max(size,
                       double{kScale} * sketch_scale(head.sketches, key) * std::sqrt(dot_of(q, q) * dot_of(code, code)));
@@ -201,21 +200,19 @@ TEST_SUITE("key_stage") {
             ++n_by_centroid;
             continue;
           }
-          // Between the plain sum over the keys that it lost, and that with the estimates' whole noise taken back, at
-          // the leaf's mean: half the variance s^2 |q|^2 scale^2 times 1 - 2 / pi (one bit) or 0.104 (two). A sum from
-          // which the kept keys were taken off is off by their rounding.
-          double plain = 0, kept = 0, variance = 0;
+          // The sum over the keys that it lost, and half of the variance of what their codes miss, at the leaf's mean.
+          // A sum from which the kept keys were taken off is off by their rounding.
+          double plain = 0, kept = 0, squared_scale = 0;
           for (int32_t row = head.levels[1].first_row[size_t(d.cluster)];
                row < head.levels[1].first_row[size_t(d.cluster) + 1]; ++row) {
             const double scale = sketch_scale(head.sketches, row - head.n_sinks);
-            variance += scale * scale / head.levels[1].n_rows(d.cluster);
+            squared_scale += scale * scale / head.levels[1].n_rows(d.cluster);
             (read.contains(row) ? kept : plain) += std::exp(logits.keys[size_t(row - head.n_sinks)]);
           }
-          const double noise =
-              0.5 * double{kScale} * double{kScale} * squares * variance * (bits == 1 ? 0.3634 : 0.104);
+          const double miss =
+              0.5 * double{kScale} * double{kScale} * squares * squared_scale * double{head.sketches.error};
           const double rounding = logits.rounding + tolerance + 0x1p-20 * kept / plain;
-          CHECK(found <= std::log(plain) + rounding);
-          CHECK(found >= std::log(plain) - noise - rounding);
+          CHECK(std::abs(found - std::log(plain) - miss) <= rounding);
           ++n_by_sketches;
         }
       }

@@ -26,7 +26,7 @@ struct Made {
   explicit Made(bool quantise_centroids = true) {
     IndexOptions options = options_with({{.count = 5}, {.count = 30}});
     options.quantise_centroids = quantise_centroids;
-    options.sketch_bits = 1;
+    options.sketch_group = 4;
     plain = build_layer(keys, values, options);
     options.quantise_kv = true;
     layer = build_layer(keys, values, options);

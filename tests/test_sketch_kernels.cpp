@@ -1,4 +1,4 @@
-// Tests of the kernels that read quantised rows: i8 rows with scales, sign codes, and weighted sums of rows.
+// Tests of the kernels that read quantised rows: i8 rows with scales, codes of sketches, and weighted sums of rows.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -38,7 +38,7 @@ struct Bytes {
   const T* data() const { return all.data() + 1; }
 };
 
-const int64_t kSketchDims[] = {0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 80, 127, 128, 129, 200, 512};
+const int64_t kCodeBytes[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 25, 32, 33, 64, kMaxCodeBytes};
 // Queries and rows of a call.
 const std::pair<int64_t, int64_t> kSketchSizes[] = {{0, 5},  {3, 0},  {1, 1},  {2, 3},   {3, 7},   {4, 8},   {5, 9},
                                                     {6, 15}, {7, 16}, {8, 17}, {9, 5},   {9, 2},   {1, 31},  {2, 32},
@@ -61,21 +61,19 @@ std::vector<RowRange> ranges_of(int64_t n, std::mt19937& rng) {
 
 // Arguments of sketch_scores, all behind pointers that no vector is aligned to.
 struct SketchCase {
-  int64_t n_queries, n_rows, dim;
-  int bits;
+  int64_t n_queries, n_rows, code_bytes;
   std::vector<uint8_t> tables;
   Stored query_scales;
   Bytes<uint8_t> codes;
   std::vector<uint16_t> scales;
 
-  SketchCase(int64_t queries_of, int64_t rows, int64_t head_dim, int n_bits, std::mt19937& rng)
+  SketchCase(int64_t queries_of, int64_t rows, int64_t n_bytes, std::mt19937& rng)
       : n_queries(queries_of),
         n_rows(rows),
-        dim(head_dim),
-        bits(n_bits),
-        tables(static_cast<size_t>(1 + n_queries * sketch_table_bytes(dim)), 0),
+        code_bytes(n_bytes),
+        tables(static_cast<size_t>(1 + n_queries * sketch_table_bytes(code_bytes)), 0),
         query_scales(DType::f32, n_queries, 1, rng),
-        codes(n_rows * bits * ((dim + 7) / 8), rng),
+        codes(n_rows * code_bytes, rng),
         scales(static_cast<size_t>(n_rows) + 1) {
     for (uint8_t& entry : tables) entry = static_cast<uint8_t>(rng() % (2 * kSketchTableZero + 1));
     const Stored magnitudes(DType::f32, n_rows, 0, rng);
@@ -90,22 +88,17 @@ struct SketchCase {
             .first_row = kFirstRow,
             .ranges = nullptr,
             .n_ranges = 0,
-            .dim = dim,
-            .bits = bits,
+            .code_bytes = code_bytes,
             .out = nullptr,
             .out_stride = 0};
   }
-  // A row's bits in groups of four, each with its entry; the first plane of two counts twice.
+  // A row's bits in groups of four, each with its entry.
   int64_t dot(int64_t query, int64_t row) const {
-    const int64_t n_bytes = (dim + 7) / 8;
-    const uint8_t* table = tables.data() + 1 + query * sketch_table_bytes(dim);
+    const uint8_t* table = tables.data() + 1 + query * sketch_table_bytes(code_bytes);
     int64_t sum = 0;
-    for (int64_t p = 0; p < bits; ++p) {
-      for (int64_t g = 0; g < 2 * n_bytes; ++g) {
-        const uint8_t byte = codes.data()[(row * bits + p) * n_bytes + g / 2];
-        const int entry = table[16 * g + (g % 2 ? byte / 16 : byte % 16)];
-        sum += (entry - kSketchTableZero) * (bits == 2 && p == 0 ? 2 : 1);
-      }
+    for (int64_t g = 0; g < 2 * code_bytes; ++g) {
+      const uint8_t byte = codes.data()[row * code_bytes + g / 2];
+      sum += table[16 * g + (g % 2 ? byte / 16 : byte % 16)] - kSketchTableZero;
     }
     return sum;
   }
@@ -145,12 +138,10 @@ TEST_SUITE("sketch_kernels") {
 
   TEST_CASE("sketch_scores: the exact sum of entries, scaled; the same bits from every table") {
     std::mt19937 rng(2);
-    for (const int64_t dim : kSketchDims) {
-      for (const int bits : {1, 2}) {
-        CAPTURE(dim);
-        CAPTURE(bits);
+    for (const int64_t code_bytes : kCodeBytes) {
+        CAPTURE(code_bytes);
         constexpr int64_t kRows = 500;  // of which 150 in ranges
-        const SketchCase made(64, kRows, dim, bits, rng);
+        const SketchCase made(64, kRows, code_bytes, rng);
         SketchScoresArgs args = made.args();
         const RowRange all{kFirstRow, kFirstRow + static_cast<int32_t>(kRows)};
         std::vector<float> expected(64 * kRows);
@@ -195,28 +186,25 @@ TEST_SUITE("sketch_kernels") {
             }
           }
         }
-      }
     }
   }
 
   TEST_CASE("sketch_scores: the largest sums of both signs, and zero") {
     for (const Kernels* table : tables_under_test()) {
-      for (const int bits : {1, 2}) {
-        const int64_t dim = kMaxHeadDim, n_groups = dim / 4;
-        const std::vector<uint16_t> scales(40, f32_to_f16(0.5f));
-        std::mt19937 rng(3);
-        const Bytes<uint8_t> codes(40 * bits * dim / 8, rng);
-        for (const int entry : {0, kSketchTableZero, 2 * kSketchTableZero}) {
-          const std::vector<uint8_t> entries(static_cast<size_t>(sketch_table_bytes(dim)), static_cast<uint8_t>(entry));
-          const float two = 2.0f;
-          for (const int64_t n_rows : {5, 40}) {
-            Guarded out(n_rows);
-            const RowRange rows{0, static_cast<int32_t>(n_rows)};
-            table->sketch_scores(
-                {entries.data(), 1, &two, codes.data(), scales.data(), 0, &rows, 1, dim, bits, out.data(), n_rows});
-            const auto sum = static_cast<float>(n_groups * (bits == 1 ? 1 : 3) * (entry - kSketchTableZero));
-            for (int64_t j = 0; j < n_rows; ++j) CHECK(out[j] == sum);
-          }
+      const std::vector<uint16_t> scales(40, f32_to_f16(0.5f));
+      std::mt19937 rng(3);
+      const Bytes<uint8_t> codes(40 * kMaxCodeBytes, rng);
+      for (const int entry : {0, kSketchTableZero, 2 * kSketchTableZero}) {
+        const std::vector<uint8_t> entries(static_cast<size_t>(sketch_table_bytes(kMaxCodeBytes)),
+                                           static_cast<uint8_t>(entry));
+        const float two = 2.0f;
+        for (const int64_t n_rows : {5, 40}) {
+          Guarded out(n_rows);
+          const RowRange rows{0, static_cast<int32_t>(n_rows)};
+          table->sketch_scores({entries.data(), 1, &two, codes.data(), scales.data(), 0, &rows, 1, kMaxCodeBytes,
+                                out.data(), n_rows});
+          const auto sum = static_cast<float>(2 * kMaxCodeBytes * (entry - kSketchTableZero));
+          for (int64_t j = 0; j < n_rows; ++j) CHECK(out[j] == sum);
         }
       }
     }

@@ -1,8 +1,10 @@
-// Tests of what version 2 of the index format brought: round trips, resuming, hostile attributes and numbers, and that
-// version 1 stays usable.
+// Tests of what versions 2 and 4 of the index format brought: round trips, resuming, hostile attributes and numbers, and
+// that older versions stay usable.
 #include <cmath>
 
+#include "kernels/kernels.hpp"
 #include "lib/attention/context_attention.hpp"
+#include "lib/attention/sketch_tables.hpp"
 #include "tests/empty_index.hpp"
 #include "tests/made_sketched_index.hpp"
 
@@ -12,17 +14,21 @@ namespace {
 
 const std::string kGolden = SQUEEZE_SOURCE_DIR "/tests/golden/files/";
 
-std::string golden_name(const MadeIndexKind& kind) { return kGolden + "index_v2_" + name_of(kind.dtype) + ".sqz.h5"; }
+std::string golden_name(const MadeIndexKind& kind) {
+  return kGolden + (kind.sign_bits > 0 ? "index_v2_" : "index_v4_") + name_of(kind.dtype) + ".sqz.h5";
+}
+
+constexpr MadeIndexKind kVersion2Kinds[] = {{DType::bf16, 0, true, false, 1}, {DType::f32, 0, false, false, 2}};
 
 }  // namespace
 
 TEST_SUITE("sketched_index") {
-  TEST_CASE("what is written is read: every type, sketches of 0 to 2 bits, 8-bit centroids, probes' positions") {
+  TEST_CASE("what is written is read: every type, sketches of all sizes and none, 8-bit centroids, probes' positions") {
     const TemporaryFolder folder;
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-      for (const int bits : {0, 1, 2}) {
+      for (const int group : {0, 2, 4, 8}) {
         for (const bool quantise : {false, true}) {
-          const MadeIndexKind kind{dtype, bits, quantise};
+          const MadeIndexKind kind{dtype, group, quantise};
           write_made_index(folder / "i", kind, {.force = true});
           CHECK(is_made_index(KvIndex(folder / "i"), kind));
         }
@@ -30,8 +36,35 @@ TEST_SUITE("sketched_index") {
     }
   }
 
-  TEST_CASE("an index of version 2 is read for ever") {
+  TEST_CASE("indexes of version 2 and 4 are read for ever") {
+    for (const MadeIndexKind& kind : kVersion2Kinds) CHECK(is_made_index(KvIndex(golden_name(kind)), kind));
     for (const MadeIndexKind& kind : kGoldenKinds) CHECK(is_made_index(KvIndex(golden_name(kind)), kind));
+  }
+
+  TEST_CASE("sketches of signs estimate as they did: exactly along the residual itself") {
+    for (const MadeIndexKind& kind : kVersion2Kinds) {
+      const KvIndex index(golden_name(kind));
+      const HeadView head = index.view().layers[1][0];
+      const Tensor keys = made_index_layer(kind.dtype, 1).keys.clone();  // as they came
+      const std::vector<int64_t> leaf_of = leaf_of_key(head);
+      for (int64_t key = 0; key < head.n_clustered(); ++key) {
+        Tensor x = convert(keys[0].slice(1 + key, 2 + key), DType::f32);
+        const std::vector<double> centroid =
+            row_of(head.levels.back().centroid_rows(), leaf_of[static_cast<size_t>(key)]);
+        double squares = 0;
+        for (int64_t c = 0; c < 3; ++c) {
+          x.f32()[c] -= static_cast<float>(centroid[static_cast<size_t>(c)]);
+          squares += double{x.f32()[c]} * double{x.f32()[c]};
+        }
+        const SketchTables tables = sketch_tables(x, head.sketches, 1.0f);
+        float found = 0;
+        const RowRange row{static_cast<int32_t>(key), static_cast<int32_t>(key + 1)};
+        kernels().sketch_scores({tables.entries.data(), 1, tables.scales.data(), head.sketches.codes,
+                                 head.sketches.scales, 0, &row, 1, head.sketches.code_bytes(), &found, 1});
+        // Three groups at most count, each rounded to a 62nd of the largest: squares are at least a third of it.
+        CHECK(std::abs(double{found} - squares) <= 0.1 * squares + 1e-6);
+      }
+    }
   }
 
   TEST_CASE("an index of version 1 is of use to every policy") {
@@ -88,9 +121,9 @@ TEST_SUITE("sketched_index") {
       });
     };
     CHECK(why(kind, kMadePositions).empty());
-    CHECK(contains(why({kind.dtype, 2, true}, kMadePositions), "another number of sketch bits"));
-    CHECK(contains(why({kind.dtype, 0, true}, kMadePositions), "another number of sketch bits"));
-    CHECK(contains(why({kind.dtype, 1, false}, kMadePositions), "another type of centroids"));
+    CHECK(contains(why({kind.dtype, 2, true}, kMadePositions), "another size of sketches"));
+    CHECK(contains(why({kind.dtype, 0, true}, kMadePositions), "another size of sketches"));
+    CHECK(contains(why({kind.dtype, 4, false}, kMadePositions), "another type of centroids"));
     CHECK(contains(why(kind, {12, 13, 14, 12, 12}), "other calibration queries"));
     CHECK(contains(why(kind, {}), "other calibration queries"));
   }
@@ -105,9 +138,12 @@ TEST_SUITE("sketched_index") {
       CHECK(contains(error_of([&] { writer.write_layer(0, layer, {}, made_queries(kind, 0)); }), why));
       CHECK(writer.n_layers_done() == 0);
     };
-    refused([](IndexLayer& l) { l.sketch_bits = 2; }, "expected a layer");
+    refused([](IndexLayer& l) { l.heads[0].sketches.codebooks.group_dim = 2; }, "groups of 2 for");
+    refused([](IndexLayer& l) { l.heads[0].sketches.codebooks.dims.pop_back(); }, "a head has");
+    refused([](IndexLayer& l) { l.heads[1].sketches.codebooks.entries.pop_back(); }, "a head has");
+    refused([](IndexLayer& l) { l.heads[1].sketches.codebooks.steps.push_back(0); }, "a head has");
     refused([](IndexLayer& l) { l.heads[1].sketches.codes.push_back(0); }, "10 bytes of sketches");
-    refused([](IndexLayer& l) { l.heads[1].sketches.scales.pop_back(); }, "8 scales for 9 clustered keys");
+    refused([](IndexLayer& l) { l.heads[1].sketches.scales.pop_back(); }, "8 scales and groups of 4 for 9 clustered keys");
     refused([](IndexLayer& l) { l.heads[0].sketches = {}; }, "0 bytes of sketches");
     refused([](IndexLayer& l) { l.heads[0].levels[1].centroid_scales.pop_back(); }, "do not fit");
     refused([](IndexLayer& l) { l.heads[0].levels[0].value_scales.clear(); }, "do not fit");
@@ -125,6 +161,10 @@ TEST_SUITE("sketched_index") {
     CHECK(contains(EmptyIndex{.centroid_type = "keys"}.error(folder), "centroids"));  // they are stored as i8
     CHECK(contains(EmptyIndex{.left_out = "centroid_type"}.error(folder), "centroids"));
     CHECK(contains(EmptyIndex{.left_out = "rotation_seed"}.error(folder), "attribute rotation_seed is missing"));
+    CHECK(contains(EmptyIndex{.sketch_group = 4}.error(folder), "upper_keep"));  // as above, of version 4
+    CHECK(contains(EmptyIndex{.sketch_group = 3}.error(folder), "sketch_group 0, 2, 4 or 8, found 3"));
+    CHECK(contains(EmptyIndex{.sketch_group = 16}.error(folder), "sketch_group: expected 0 to 8, found 16"));
+    CHECK(contains(EmptyIndex{.sketch_group = 2, .stored_group = 4}.error(folder), "/layers/00/sketch_dims"));
   }
 
   TEST_CASE("datasets that are missing or of another shape are refused, by name") {
@@ -132,6 +172,10 @@ TEST_SUITE("sketched_index") {
     for (const std::string name : {"/layers/00/sketches", "/layers/01/sketches", "/layers/00/sketch_scales",
                                    "/layers/01/levels/0/centroid_scales", "/layers/00/levels/0/value_scales"}) {
       CHECK(contains(EmptyIndex{.left_out = name}.error(folder), name));
+    }
+    for (const std::string name : {"/layers/00/sketches", "/layers/00/sketch_scales", "/layers/01/sketch_dims",
+                                   "/layers/00/sketch_entries", "/layers/01/sketch_steps", "/layers/01/sketch_error"}) {
+      CHECK(contains(EmptyIndex{.left_out = name, .sketch_group = 4}.error(folder), name));
     }
     CHECK(contains(EmptyIndex{.code_bytes = 2}.error(folder), "/layers/00/sketches"));
     CHECK(contains(EmptyIndex{.sketch_bits = 2}.error(folder), "/layers/00/sketches"));
@@ -158,6 +202,14 @@ TEST_SUITE("sketched_index") {
       refused(layer + "/sketch_scales", h5::Type::f16, {2, 9}, 17, static_cast<uint16_t>(bad),
               "head 1: a sketch's scale is negative");
     }
+    for (const int32_t bad : {-2, 3, 1 << 30}) {
+      refused(layer + "/sketch_dims", h5::Type::i32, {2, 1, 4}, 4, bad, "head 1: expected each of 3 dimensions");
+    }
+    refused(layer + "/sketch_dims", h5::Type::i32, {2, 1, 4}, 4, int32_t{-1}, "head 1: a dimension is in no group");
+    for (const float bad : {NAN, -0.5f, INFINITY}) {
+      refused(layer + "/sketch_steps", h5::Type::f32, {2, 1, 4}, 2, bad, "head 0: a step or the error");
+      refused(layer + "/sketch_error", h5::Type::f32, {2}, 1, bad, "head 1: a step or the error");
+    }
     refused("/calibration/gqa_select", h5::Type::i32, {1}, 0, int32_t{3}, "gqa_select: expected 0 to 2, found 3");
     refused("/calibration/gqa_select", h5::Type::i32, {1}, 0, int32_t{-1}, "gqa_select: expected 0 to 2");
     refused("/query_positions", h5::Type::i32, {5}, 2, int32_t{-1}, "query positions from 0");
@@ -175,7 +227,7 @@ TEST_SUITE("sketched_index") {
   }
 }
 
-// Writes the files of version 2 that the tests above read, where they do not exist yet:
+// Writes the files of version 4 that the tests above read, where they do not exist yet:
 //   unit_tests --test-suite=golden_files --no-skip
 TEST_SUITE("golden_files" * doctest::skip()) {
   TEST_CASE("write missing indexes") {

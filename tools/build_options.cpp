@@ -18,13 +18,10 @@ ClusterCount parse_count(const std::string& text, const std::string& option) {
   return {share, 0};
 }
 
-}  // namespace
+// Four bits stand for so many dimensions.
+int sketch_group(const std::string& bits) { return bits == "0.5" ? 8 : bits == "1" ? 4 : bits == "2" ? 2 : 0; }
 
-IndexOptions default_index_options() {
-  IndexOptions options;
-  options.sketch_bits = 1;
-  return options;
-}
+}  // namespace
 
 void bind_build(CLI::App& app, BuildOptions& o) {
   app.add_option("dump", o.input, "The KV dump to index (or --model and --context)")->type_name("IN.kv.h5");
@@ -52,8 +49,8 @@ void bind_build(CLI::App& app, BuildOptions& o) {
   app.add_option("--kv", o.kv, "Storage of keys and values: the type of the keys, or int8 with a scale per row")
       ->check(CLI::IsMember({"keys", "int8"}))
       ->capture_default_str();
-  app.add_option("--sketch", o.index.sketch_bits, "Bits per key and dimension that tell a cluster's keys apart")
-      ->check(CLI::Range(0, 2))
+  app.add_option("--sketch", o.sketch, "Bits per key and dimension that tell a cluster's keys apart (0: none)")
+      ->check(CLI::IsMember({"0", "0.5", "1", "2"}))
       ->capture_default_str();
   app.add_option("--sketch-keep", o.sketch_keep, "Share of the keys whose sketches are read (all rules but --budget)")
       ->check(CLI::Range(0.01, 1.0))
@@ -105,6 +102,7 @@ IndexOptions index_options(const BuildOptions& o, int64_t n_tokens) {
   options.metric = o.metric == "l2" ? Metric::l2 : Metric::cosine;
   options.quantise_centroids = o.centroids == "int8";
   options.quantise_kv = o.kv == "int8";
+  options.sketch_group = sketch_group(o.sketch);
   options.cuda = o.common.cuda();
   if (options.cuda && options.metric == Metric::l2) fail_usage("--metric l2: on a CUDA device keys cluster by cosine");
   return options;
@@ -117,7 +115,7 @@ std::vector<double> upper_keep(const BuildOptions& o, const IndexOptions& option
   } else {
     keep = default_upper_keep(options, n_tokens);
   }
-  if (options.sketch_bits > 0) keep.push_back(std::min(o.sketch_keep, keep.empty() ? 1.0 : keep.back()));
+  if (options.sketches()) keep.push_back(std::min(o.sketch_keep, keep.empty() ? 1.0 : keep.back()));
   return keep;
 }
 

@@ -13,16 +13,14 @@
 
 namespace squeeze {
 
-IndexOptions default_index_options();  // one-bit sketches
-
 struct BuildOptions {
   CommonOptions common;
   SourceOptions source;
   std::string input, output;
   std::string leaf = "2.5%", coarse = "auto", metric = "cosine", centroids = "int8", calibrate = "window";
-  std::string gqa_select = "group-mean", kv = "keys";
+  std::string gqa_select = "group-mean", kv = "keys", sketch = "1";
   std::vector<std::string> levels;
-  IndexOptions index = default_index_options();  // without the levels
+  IndexOptions index;  // without what has words of its own
   double coarse_keep = 0, sketch_keep = kDefaultSketchKeep;
   bool resume = false, force = false, dry_run = false, json = false;
 };

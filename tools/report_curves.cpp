@@ -67,7 +67,7 @@ std::vector<double> possible_budgets(const KvIndex& index, Rest rest) {
 }
 
 Curves unmeasured(const KvIndex& index, const std::vector<NamedPolicy>& chosen, const std::string& rest) {
-  const bool staged = index.options().levels.size() > 1 || index.options().sketch_bits > 0;
+  const bool staged = index.options().levels.size() > 1 || index.options().sketches();
   Curves all;
   for (const CurveSpec& spec : kCurves) {
     if (!staged && spec.needs_stages) continue;

@@ -108,8 +108,8 @@ int dry_run(const BuildOptions& o, const Context& context, DType dtype, int64_t 
   for (const ClusterCount& level : options.levels) {
     extra += 2 * double(level.of(context.n_tokens())) * (options.quantise_centroids ? head_dim + 4 : row_bytes);
   }
-  if (options.sketch_bits > 0) {
-    extra += double(context.n_tokens()) * double(sketch_bytes(options.sketch_bits, context.model.head_dim));
+  if (options.sketch_group > 0) {
+    extra += double(context.n_tokens()) * double(sketch_code_bytes(options.sketch_group, context.model.head_dim) + 2);
   }
   const double kv_share = options.quantise_kv ? (head_dim + 4) / row_bytes : 1;
   const double share = kv_share + extra / (2 * row_bytes * double(context.n_tokens()));

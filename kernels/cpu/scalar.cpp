@@ -33,24 +33,21 @@ void scores(const ScoresArgs& a) {
   }
 }
 
-int32_t sketch_plane_dot(const uint8_t* table, const uint8_t* plane, int64_t n_bytes) {
+int32_t sketch_dot(const uint8_t* table, const uint8_t* code, int64_t n_bytes) {
   int32_t sum = 0;
   for (int64_t c = 0; c < n_bytes; ++c, table += 32) {
-    sum += table[plane[c] & 15] + table[16 + (plane[c] >> 4)] - 2 * kSketchTableZero;
+    sum += table[code[c] & 15] + table[16 + (code[c] >> 4)] - 2 * kSketchTableZero;
   }
   return sum;
 }
 
 void sketch_scores(const SketchScoresArgs& a) {
-  const int64_t n_bytes = (a.dim + 7) / 8;
   int64_t column = 0;
   for (int64_t r = 0; r < a.n_ranges; ++r) {
     for (int64_t j = a.ranges[r].begin - a.first_row; j < a.ranges[r].end - a.first_row; ++j, ++column) {
-      const uint8_t* code = a.codes + j * a.bits * n_bytes;
+      const uint8_t* code = a.codes + j * a.code_bytes;
       for (int64_t i = 0; i < a.n_queries; ++i) {
-        const uint8_t* table = a.tables + i * sketch_table_bytes(a.dim);
-        int32_t product = sketch_plane_dot(table, code, n_bytes);
-        if (a.bits == 2) product = 2 * product + sketch_plane_dot(table, code + n_bytes, n_bytes);
+        const int32_t product = sketch_dot(a.tables + i * sketch_table_bytes(a.code_bytes), code, a.code_bytes);
         const float scale = a.query_scales[i] * f16_to_f32(a.scales[j]);
         a.out[i * a.out_stride + column] = scale * static_cast<float>(product);
       }

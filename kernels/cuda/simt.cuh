@@ -128,9 +128,9 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// The same for 8-bit integers, a signed 16 x 32, b unsigned 32 x 8; exact.
+// The same for 8-bit integers, a 16 x 32, b 32 x 8; exact.
 __device__ __forceinline__ void mma_16x8x32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -231,8 +231,8 @@ void multiply_fragments(std::byte* slots, const Unpack& unpack) {
     const auto own = emulated::lane_value<Own>(slots, lane);
     for (int e = 0; e < kPacked; ++e) {
       const int inner = lane % 4 * kPacked + e;
-      for (int i = 0; i < 4; ++i) a[lane / 4 + i % 2 * 8][i / 2 * 4 * kPacked + inner] = unpack(own.a[i], e, true);
-      for (int i = 0; i < 2; ++i) b[i * 4 * kPacked + inner][lane / 4] = unpack(own.b[i], e, false);
+      for (int i = 0; i < 4; ++i) a[lane / 4 + i % 2 * 8][i / 2 * 4 * kPacked + inner] = unpack(own.a[i], e);
+      for (int i = 0; i < 2; ++i) b[i * 4 * kPacked + inner][lane / 4] = unpack(own.b[i], e);
     }
     for (int i = 0; i < 4; ++i) d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = Sum{own.d[i]};
   }
@@ -258,7 +258,7 @@ void exchange_fragments(Number (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 template <class T>
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {
   exchange_fragments(d, a, b0, b1, [](std::byte* slots) {
-    multiply_fragments<16, double, float>(slots, [](uint32_t packed, int e, bool) {
+    multiply_fragments<16, double, float>(slots, [](uint32_t packed, int e) {
       return double{e ? unpack_high(packed, T{}) : unpack_low(packed, T{})};
     });
   });
@@ -266,10 +266,8 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
 
 inline void mma_16x8x32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   exchange_fragments(d, a, b0, b1, [](std::byte* slots) {
-    multiply_fragments<32, int32_t, int32_t>(slots, [](uint32_t packed, int e, bool is_signed) {
-      const uint32_t byte = packed >> (8 * e) & 0xffu;
-      return is_signed ? int32_t{static_cast<int8_t>(byte)} : static_cast<int32_t>(byte);
-    });
+    multiply_fragments<32, int32_t, int32_t>(
+        slots, [](uint32_t packed, int e) { return int32_t{static_cast<int8_t>(packed >> (8 * e) & 0xffu)}; });
   });
 }
 

@@ -9,7 +9,7 @@ namespace squeeze::cuda {
 
 struct SketchKeepSpace {  // shared memory
   float factor[16];       // per query head: 1 / (the sum of the weights times the number of heads)
-  float noise[16];        // per squared scale of a sketch: what noise adds to the logarithm of an exponential's mean
+  float miss[16];         // per squared scale of a sketch: what misses add to the logarithm of an exponential's mean
   BorderSpace border;
   ScanSpace scan;
 };
@@ -121,8 +121,7 @@ __device__ inline KeptKeys kept_keys(const SketchLookupArgs& a, const SketchSpac
   return kept;
 }
 
-__device__ inline void set_noise(const SketchLookupArgs& a, int work, SketchKeepSpace& shared) {
-  constexpr float kNoiseShare = 0.75f;  // as lib/attention/key_stage.cpp
+__device__ inline void set_misses(const SketchLookupArgs& a, int work, SketchKeepSpace& shared) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   for (int head = static_cast<int>(threadIdx.x) / kWarpSize; head < a.group;
        head += static_cast<int>(blockDim.x) / kWarpSize) {
@@ -130,8 +129,7 @@ __device__ inline void set_noise(const SketchLookupArgs& a, int work, SketchKeep
     float squares = 0.0f;
     for (int c = lane; c < a.head_dim; c += kWarpSize) squares += query[c] * query[c];
     squares = warp_sum(squares);
-    const float variance = a.bits == 1 ? 1.0f - 0.6366f : 0.104f;
-    if (lane == 0) shared.noise[head] = kNoiseShare * 0.5f * a.scale * a.scale * squares * variance;
+    if (lane == 0) shared.miss[head] = 0.5f * a.scale * a.scale * squares * a.error[work % a.n_kv_heads];
   }
   __syncthreads();
 }
@@ -156,7 +154,7 @@ class LeafKeeper {
 
   // Writes the rows that are kept, given the work's keys above and at the border before this leaf, and what is lost.
   __device__ void keep(const SketchLeaf& leaf, int position, int above, int ties, const SketchKeepSpace& shared,
-                       float variance) const {
+                       float squared_scale) const {
     int32_t* rows = a_.rows + part_.work * a_.rows_stride + a_.n_sinks;
     int at = above + (ties < kept_.n_left ? ties : kept_.n_left), n_kept = 0;
     float lost[16];
@@ -181,7 +179,7 @@ class LeafKeeper {
       at += __popc(kept_mask);
       n_kept += __popc(kept_mask);
     }
-    if (a_.rest) write_rest(leaf, position, n_kept < leaf.n_keys, lost, shared, variance);
+    if (a_.rest) write_rest(leaf, position, n_kept < leaf.n_keys, lost, shared, squared_scale);
   }
 
  private:
@@ -190,7 +188,7 @@ class LeafKeeper {
   }
 
   __device__ void write_rest(const SketchLeaf& leaf, int position, bool any, float (&lost)[16],
-                             const SketchKeepSpace& shared, float variance) const {
+                             const SketchKeepSpace& shared, float squared_scale) const {
     const int64_t at = a_.n_rest[part_.work] + position;
     if (lane_ == 0) a_.rest[part_.work * a_.rest_stride + at] = leaf.number + a_.rest_offset;
 #pragma unroll
@@ -198,7 +196,7 @@ class LeafKeeper {
       if (head >= a_.group) break;
       const float sum = warp_sum(lost[head]);
       const int64_t row = static_cast<int64_t>(part_.work) * a_.group + head;
-      const float logit = a_.top_logits[row] + kLn2 * log2f(sum) - shared.noise[head] * variance;
+      const float logit = a_.top_logits[row] + kLn2 * log2f(sum) + shared.miss[head] * squared_scale;
       if (lane_ == 0) a_.rest_logits[row * a_.rest_stride + at] = any ? logit : -INFINITY;
     }
   }
@@ -226,7 +224,7 @@ __device__ inline void write_pinned(const SketchLookupArgs& a, int work, const K
 __device__ inline void keep_keys(const SketchLookupArgs& a, const SketchSpace& space, const SketchPart& part,
                                  SketchKeepSpace& shared) {
   const KeyScores score = key_scores(a, space, part, shared);
-  set_noise(a, part.work, shared);
+  set_misses(a, part.work, shared);
   const KeptKeys kept = kept_keys(a, space, part, shared);
   const LeafKeeper keeper(a, part, score, kept);
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, n_warps = static_cast<int>(blockDim.x) / kWarpSize;
@@ -240,9 +238,9 @@ __device__ inline void keep_keys(const SketchLookupArgs& a, const SketchSpace& s
     // Of the warps below: lane 0 of this warp has not added its own yet, the other lanes have.
     const int64_t before = __shfl_sync(kAllLanes, scanned.before, 0);
     if (present) {
-      const float variance = space.variances[static_cast<int64_t>(part.work) * a.n_clusters + position];
+      const float squared_scale = space.squared_scales[static_cast<int64_t>(part.work) * a.n_clusters + position];
       keeper.keep(leaf, position, above + static_cast<int>(before & 0xffffffff), ties + static_cast<int>(before >> 32),
-                  shared, variance);
+                  shared, squared_scale);
     }
     above += static_cast<int>(scanned.total & 0xffffffff);
     ties += static_cast<int>(scanned.total >> 32);

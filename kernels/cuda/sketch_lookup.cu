@@ -1,6 +1,6 @@
 // One cooperative launch of three phases, a grid barrier between them:
-//   estimate  the bits of a code become the 8-bit operand of a matrix product with the rotated queries (sketch_queries
-//             .cuh); weights exp(estimate) to the workspace, their sums per block
+//   estimate  four bits of a code look up, in shared memory, entries of a codebook, the 8-bit operand of a matrix
+//             product with the queries (sketch_queries.cuh); weights exp(estimate) to the workspace, their sums per block
 //   count     scores, and a histogram of them per block
 //   keep      the histograms of a work's blocks give the border and where each block's rows begin
 // A block has the same leaves in all three, so that it finds its own weights in the cache.
@@ -20,10 +20,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 
-template <int kDim, int kNumBits, bool kSplitRows>
+template <int kDim, int kGroupDim, bool kSplitRows>
 struct Config {
-  using Layout = CodeLayout<kDim>;
-  static constexpr int kBits = kNumBits;
+  using Layout = CodeLayout<kDim, kGroupDim>;
   static constexpr bool kSplit = kSplitRows;
 };
 
@@ -35,7 +34,7 @@ struct Shared {
   };
 };
 
-// One warp's leaves: weights, variances, and sums of the weights of the heads lane / 4 and lane / 4 + 8.
+// One warp's leaves: weights, squared scales, and sums of the weights of the heads lane / 4 and lane / 4 + 8.
 template <class C>
 class LeafEstimates {
  public:
@@ -46,7 +45,6 @@ class LeafEstimates {
     for (int i = 0; i < 2; ++i) {
       const int head = lane_ / 4 + i * 8;
       const bool present = head < a_.group;
-      sum_[i] = present ? queries.sum[head] : 0;
       factor_[i] = present ? queries.factor[head] : 0.0f;
       top_[i] = present ? a_.top_logits[work * a_.group + head] : 0.0f;
     }
@@ -66,7 +64,7 @@ class LeafEstimates {
     squares += __shfl_xor_sync(kAllLanes, squares, 1);
     squares += __shfl_xor_sync(kAllLanes, squares, 2);
     if (lane_ == 0) {
-      space_.variances[static_cast<int64_t>(work_) * a_.n_clusters + position] =
+      space_.squared_scales[static_cast<int64_t>(work_) * a_.n_clusters + position] =
           squares / static_cast<float>(leaf.n_keys);
     }
   }
@@ -76,20 +74,8 @@ class LeafEstimates {
                            float& squares) const {
     const int64_t head_keys = static_cast<int64_t>(work_ % a_.n_kv_heads) * a_.n_clustered + leaf.first_key;
     const int own = first + lane_ / 4;  // the key whose code this lane loads
-    constexpr int kPlaneBytes = C::Layout::kDim / 8;
-    const uint8_t* code = a_.codes + (head_keys + (own < leaf.n_keys ? own : first)) * C::kBits * kPlaneBytes +
-                          lane_ % 4 * C::Layout::kLaneBytes;
-    int32_t dots[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int plane = 0; plane < C::kBits; ++plane) {
-      uint32_t words[C::Layout::kWords];
-#pragma unroll
-      for (int w = 0; w < C::Layout::kWords; ++w) words[w] = C::Layout::spread(code + plane * kPlaneBytes, w);
-      int32_t sums_of_set[4];
-      fragments_.sums(words, sums_of_set);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) dots[i] = 2 * dots[i] + 2 * sums_of_set[i] - sum_[i / 2];
-    }
+    int32_t dots[4];
+    fragments_.dots(a_.codes + (head_keys + (own < leaf.n_keys ? own : first)) * C::Layout::kCodeBytes, dots);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int key = first + lane_ % 4 * 2 + i % 2, head = lane_ / 4 + i / 2 * 8;
@@ -110,7 +96,6 @@ class LeafEstimates {
   int work_;
   SketchFragments<typename C::Layout, C::kSplit> fragments_;
   int lane_;
-  int32_t sum_[2];
   float factor_[2], top_[2];
 };
 
@@ -118,7 +103,7 @@ class LeafEstimates {
 template <class C>
 __device__ void estimate(const SketchLookupArgs& a, const SketchSpace& space, const SketchPart& part, Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  rotate_queries(a, part.work, C::kSplit, shared.queries);
+  load_queries<typename C::Layout>(a, part.work, C::kSplit, shared.queries);
   LeafEstimates<C> leaves(a, space, part.work, shared.queries);
   float sums[2] = {0.0f, 0.0f};
   for (int position = part.begin + warp; position < part.end; position += kWarps) leaves.run(position, sums);
@@ -152,9 +137,9 @@ __global__ void __launch_bounds__(kThreads) sketch_lookup_kernel(SketchLookupArg
   write_without_leaves(a, split);
 }
 
-template <int kDim, int kBits, bool kSplit>
+template <int kDim, int kGroupDim, bool kSplit>
 void launch_config(const SketchLookupArgs& a, Stream stream) {
-  const auto kernel = sketch_lookup_kernel<Config<kDim, kBits, kSplit>>;
+  const auto kernel = sketch_lookup_kernel<Config<kDim, kGroupDim, kSplit>>;
   const size_t shared_bytes = sizeof(Shared) + sizeof(int32_t) * (static_cast<size_t>(a.n_works) + 1);
   const int resident = resident_blocks(kernel, kThreads, shared_bytes);
   launch(kernel,
@@ -165,20 +150,25 @@ void launch_config(const SketchLookupArgs& a, Stream stream) {
          stream, a);
 }
 
-template <int kBits, bool kSplit>
+template <int kGroupDim, bool kSplit>
 void launch_dim(const SketchLookupArgs& a, Stream stream) {
   switch (a.head_dim) {
     case 64:
-      return launch_config<64, kBits, kSplit>(a, stream);
+      return launch_config<64, kGroupDim, kSplit>(a, stream);
     case 96:
-      return launch_config<96, kBits, kSplit>(a, stream);
+      return launch_config<96, kGroupDim, kSplit>(a, stream);
     case 128:
-      return launch_config<128, kBits, kSplit>(a, stream);
+      return launch_config<128, kGroupDim, kSplit>(a, stream);
     case 256:
-      return launch_config<256, kBits, kSplit>(a, stream);
+      return launch_config<256, kGroupDim, kSplit>(a, stream);
   }
   throw std::invalid_argument("sketch_lookup: head dim must be 64, 96, 128 or 256, found " +
                               std::to_string(a.head_dim));
+}
+
+template <int kGroupDim>
+void launch_group(const SketchLookupArgs& a, Stream stream) {
+  a.group <= 8 ? launch_dim<kGroupDim, true>(a, stream) : launch_dim<kGroupDim, false>(a, stream);
 }
 
 }  // namespace
@@ -193,15 +183,16 @@ void sketch_lookup(const SketchLookupArgs& a, Stream stream) {
     throw std::invalid_argument("sketch_lookup: expected groups of 1 to 16 query heads and up to 1024 works, found " +
                                 std::to_string(a.group) + " and " + std::to_string(a.n_works));
   }
-  if (a.bits != 1 && a.bits != 2) {
-    throw std::invalid_argument("sketch_lookup: expected 1 or 2 bits, found " + std::to_string(a.bits));
+  switch (a.group_dim) {
+    case 2:
+      return launch_group<2>(a, stream);
+    case 4:
+      return launch_group<4>(a, stream);
+    case 8:
+      return launch_group<8>(a, stream);
   }
-  const bool split = a.group <= 8;
-  if (a.bits == 1) {
-    split ? launch_dim<1, true>(a, stream) : launch_dim<1, false>(a, stream);
-  } else {
-    split ? launch_dim<2, true>(a, stream) : launch_dim<2, false>(a, stream);
-  }
+  throw std::invalid_argument("sketch_lookup: four bits stand for 2, 4 or 8 dimensions, found " +
+                              std::to_string(a.group_dim));
 }
 
 }  // namespace squeeze::cuda

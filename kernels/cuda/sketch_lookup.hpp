@@ -18,10 +18,14 @@ struct SketchLookupArgs {
   int head_dim;  // 64, 96, 128 or 256
   float scale;
 
-  const float* rotation;   // [head_dim, head_dim]
-  const uint8_t* codes;    // [n_kv_heads, n_clustered, bits * head_dim / 8]
+  // The codebooks: 16 entries for every group_dim dimensions, integers times steps.
+  int group_dim;           // 2, 4 or 8
+  const int32_t* dims;     // [n_kv_heads, head_dim] of the head, group by group
+  const int8_t* entries;   // [n_kv_heads, head_dim / group_dim, 16, group_dim]
+  const float* steps;      // [n_kv_heads, head_dim], as dims
+  const float* error;      // [n_kv_heads] squared miss of a code per dimension, per squared scale
+  const uint8_t* codes;    // [n_kv_heads, n_clustered, head_dim / group_dim / 2]
   const uint16_t* scales;  // f16 [n_kv_heads, n_clustered]
-  int bits;                // 1 or 2
   int64_t n_clustered;
 
   // The leaves that lookup() kept (it wrote their numbers, given first_child 0, 1, 2, ...).
@@ -57,8 +61,8 @@ struct SketchLookupArgs {
   int32_t* n_candidates = nullptr;  // [n_works], keys whose sketches were read; null: not wanted
 
   // What the leaves lost: behind the n_rest entries of lookup(), one per leaf of the list; a logit of -infinity for a
-  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped,
-  // less what the noise of the estimates adds to it (as lib/attention/key_stage.hpp).
+  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped, and
+  // what the misses of the codes add to it (as lib/attention/key_stage.hpp).
   int32_t* rest;       // [n_works, rest_stride]
   float* rest_logits;  // [n_works, group, rest_stride]
   int64_t rest_stride;

@@ -12,7 +12,7 @@ inline constexpr int kMaxSketchBlocks = 1024;
 // Slots: block + work, as work_split.cuh.
 struct SketchSpace {
   uint16_t* weights;    // bf16 [n_works, group, n_clustered]: exp(estimate - top logit), of the candidates
-  float* variances;     // [n_works, n_clusters], of the kept leaves in their order: mean squared scale of the sketches
+  float* squared_scales;  // [n_works, n_clusters], of the kept leaves in their order: the mean of their sketches'
   float* sums;          // [slots, group] of the weights
   int32_t* histograms;  // [slots, kHistogramBins] of the scores
 
@@ -30,8 +30,8 @@ struct SketchSpace {
     SketchSpace space;
     space.weights = static_cast<uint16_t*>(a.workspace);
     const int64_t n = static_cast<int64_t>(a.n_works) * a.group * a.n_clustered;
-    space.variances = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + (n * 2 + 255) / 256 * 256);
-    space.sums = space.variances + static_cast<int64_t>(a.n_works) * a.n_clusters;
+    space.squared_scales = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + (n * 2 + 255) / 256 * 256);
+    space.sums = space.squared_scales + static_cast<int64_t>(a.n_works) * a.n_clusters;
     space.histograms =
         reinterpret_cast<int32_t*>(space.sums + (kMaxSketchBlocks + static_cast<int64_t>(a.n_works)) * a.group);
     return space;

@@ -30,6 +30,7 @@ std::vector<int64_t> keys_kept(const Calibration& calibration, const HeadView& h
 // As select_clusters: a level that lets everything through is not scored.
 double fixed_bytes(std::span<const double> upper_keep, const HeadView& head, Rest rest) {
   auto bytes = static_cast<double>(pinned_bytes(head));
+  if (head.sketches.present()) bytes += static_cast<double>(head.sketches.codebook_bytes());
   double in_play = 1;  // share of this level's clusters
   for (size_t i = 0; i < head.levels.size(); ++i) {
     const LevelView& level = head.levels[i];

@@ -7,7 +7,6 @@
 #include "kernels/cuda/attend_decode.hpp"
 #include "kernels/kernels.hpp"
 #include "lib/core/error.hpp"
-#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -33,6 +32,9 @@ void check_shape(const ContextView& context) {
     fail("attention on a CUDA device takes up to {} query heads per KV head, found {}", cuda::kMaxGroup,
          model.group_size());
   }
+  if (context.layers[0][0].sketches.rotation.data()) {
+    fail("attention on a CUDA device does not read the sketches of an index of version 2 or 3; build the index again");
+  }
 }
 
 // What a layer takes on the device, up to rounding.
@@ -42,7 +44,7 @@ int64_t layer_bytes(const std::vector<HeadView>& heads) {
     const int64_t dim = head.keys.size(1);
     bytes += head.n_tokens() * (head.keys.dtype() == DType::i8 ? 2 * (dim + 4) : 4 * dim);
     for (const LevelView& level : head.levels) bytes += level.n_clusters() * (dim * 4 + 16);
-    if (head.sketches.bits > 0) bytes += head.n_clustered() * sketch_bytes(head.sketches.bits, dim);
+    if (head.sketches.present()) bytes += head.n_clustered() * head.sketches.key_bytes();
   }
   return bytes;
 }
@@ -165,6 +167,34 @@ HeadView without_data(const HeadView& head, DType dtype) {
   return out;
 }
 
+// The heads' arrays one after the other; of(head) are as many elements in each.
+template <class T, class Of>
+void upload_each(const std::vector<HeadView>& heads, const Of& of, const CudaStream& stream, CudaBuffer<T>& out) {
+  const size_t n = std::span<const T>(of(heads[0])).size();
+  T* target = out.resized(n * heads.size());
+  for (const HeadView& head : heads) {
+    stream.upload(std::span<const T>(of(head)).data(), n * sizeof(T), target);
+    target += n;
+  }
+}
+
+CudaSketches upload_sketches(const std::vector<HeadView>& heads, const CudaStream& stream) {
+  CudaSketches out;
+  const SketchView& first = heads[0].sketches;
+  if (!first.present()) return out;
+  const auto n_keys = static_cast<size_t>(heads[0].n_clustered()), code_bytes = static_cast<size_t>(first.code_bytes());
+  out.group_dim = first.group_dim;
+  upload_each(heads, [](const HeadView& head) { return head.sketches.dims; }, stream, out.dims);
+  upload_each(heads, [](const HeadView& head) { return head.sketches.entries; }, stream, out.entries);
+  upload_each(heads, [](const HeadView& head) { return head.sketches.steps; }, stream, out.steps);
+  upload_each(heads, [](const HeadView& head) { return std::span(&head.sketches.error, 1); }, stream, out.error);
+  upload_each(
+      heads, [&](const HeadView& head) { return std::span(head.sketches.codes, n_keys * code_bytes); }, stream,
+      out.codes);
+  upload_each(heads, [&](const HeadView& head) { return std::span(head.sketches.scales, n_keys); }, stream, out.scales);
+  return out;
+}
+
 CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, const CudaStream& stream) {
   Uploader uploader(dtype, stream);
   CudaLayer layer;
@@ -180,22 +210,14 @@ CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, const Cu
     layer.n_means += layer.levels.back().n_clusters;
   }
   layer.value_means.resized(static_cast<size_t>(n_heads * layer.n_means * dim));
-  const int bits = first.sketches.bits;
-  const int64_t code_bytes = sketch_code_bytes(bits, dim), n_clustered = first.n_clustered();
-  layer.codes.resized(static_cast<size_t>(n_heads * n_clustered * code_bytes));
-  layer.sketch_scales.resized(static_cast<size_t>(bits > 0 ? n_heads * n_clustered : 0));
   for (int64_t h = 0; h < n_heads; ++h) {
     const HeadView& head = heads[static_cast<size_t>(h)];
     for (size_t i = 0; i < head.levels.size(); ++i) {
       const int64_t mean = h * layer.n_means + layer.levels[i].first_mean;
       uploader.rows(head.levels[i].value_rows(), layer.value_means.data() + mean * dim);
     }
-    if (bits == 0) continue;
-    stream.upload(head.sketches.codes, static_cast<size_t>(n_clustered * code_bytes),
-                  layer.codes.data() + h * n_clustered * code_bytes);
-    stream.upload(head.sketches.scales, static_cast<size_t>(n_clustered) * sizeof(uint16_t),
-                  layer.sketch_scales.data() + h * n_clustered);
   }
+  layer.sketches = upload_sketches(heads, stream);
   return layer;
 }
 
@@ -208,11 +230,6 @@ CudaContext upload_context(const ContextView& context, const CudaStream& stream)
   out.model = context.model;
   out.dtype = device_type(context);
   out.n_tokens = context.layers[0][0].n_tokens();
-  const SketchView& sketches = context.layers[0][0].sketches;
-  if (sketches.bits > 0) {
-    stream.upload(sketches.rotation.data(), sketches.rotation.n_bytes(),
-                  out.rotation.resized(static_cast<size_t>(sketches.rotation.n_elements())));
-  }
   for (const std::vector<HeadView>& heads : context.layers) {
     out.layers.push_back(upload_layer(heads, out.dtype, stream));
   }

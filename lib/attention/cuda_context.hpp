@@ -21,6 +21,16 @@ struct CudaLevel {
   CudaBuffer<int32_t> n_clusters_of;  // [n_kv_heads]
 };
 
+// Of all heads of a layer, as SketchView; empty without sketches.
+struct CudaSketches {
+  int group_dim = 0;
+  CudaBuffer<int32_t> dims;
+  CudaBuffer<int8_t> entries;
+  CudaBuffer<float> steps, error;
+  CudaBuffer<uint8_t> codes;
+  CudaBuffer<uint16_t> scales;
+};
+
 struct CudaLayer {
   std::vector<HeadView> heads;    // as they are on the device, without data: for rules, and for counting bytes
   DType kv_dtype = DType::bf16;   // of keys and values: the context's, or i8
@@ -29,20 +39,17 @@ struct CudaLayer {
   std::vector<CudaLevel> levels;               // coarsest first
   int n_means = 0;                             // value means per head, level by level
   CudaBuffer<uint16_t> value_means;            // [n_kv_heads, n_means, head_dim]
-  CudaBuffer<uint8_t> codes;                   // of the sketches: [n_kv_heads, n_clustered, bits * head_dim / 8]
-  CudaBuffer<uint16_t> sketch_scales;          // f16 [n_kv_heads, n_clustered]
+  CudaSketches sketches;
 
   int32_t n_sinks() const { return heads[0].n_sinks; }
   int32_t n_window() const { return heads[0].n_window; }
   int64_t n_clustered() const { return heads[0].n_clustered(); }
-  int sketch_bits() const { return heads[0].sketches.bits; }
 };
 
 struct CudaContext {
   ModelInfo model;
   DType dtype = DType::bf16;  // bf16 or f16: of tails and value means, and of keys, values and centroids if not i8
   int64_t n_tokens = 0;
-  CudaBuffer<float> rotation;  // of the sketches, [head_dim, head_dim]
   std::vector<CudaLayer> layers;
 };
 

@@ -4,7 +4,6 @@
 #include "kernels/cuda/forward_ops.hpp"
 #include "kernels/cuda/lookup.hpp"
 #include "kernels/cuda/sketch_lookup.hpp"
-#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 
@@ -84,10 +83,14 @@ void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const
   const HeadView& head = layer.heads[0];
   const auto works = static_cast<size_t>(n_works);
   auto a = arguments<cuda::SketchLookupArgs>(queries, n_works, group);
-  a.rotation = context_.rotation.data();
-  a.codes = layer.codes.data();
-  a.scales = layer.sketch_scales.data();
-  a.bits = layer.sketch_bits();
+  const CudaSketches& sketches = layer.sketches;
+  a.group_dim = sketches.group_dim;
+  a.dims = sketches.dims.data();
+  a.entries = sketches.entries.data();
+  a.steps = sketches.steps.data();
+  a.error = sketches.error.data();
+  a.codes = sketches.codes.data();
+  a.scales = sketches.scales.data();
   a.n_clustered = layer.n_clustered();
   a.first_row = leaves.first_row.data();
   a.n_clusters = leaves.n_clusters;
@@ -101,7 +104,7 @@ void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const
   a.max_keys_of = plan.keys.keys_of.data();
   a.by_threshold = !a.bytes_of && !a.max_keys_of;
   a.threshold = plan.keys.threshold;
-  a.sketch_bytes = static_cast<int>(sketch_bytes(a.bits, context_.model.head_dim));
+  a.sketch_bytes = static_cast<int>(head.sketches.key_bytes());
   a.key_bytes = static_cast<int>(kv_bytes(head));
   a.n_sinks = layer.n_sinks();
   a.n_window = layer.n_window();
@@ -137,6 +140,7 @@ void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_w
   for (const HeadView& head : layer.heads) {
     scored_at_top_ += head.levels[plan.first_level].n_clusters() * (n_works / context_.model.n_kv_heads);
   }
+  if (plan.sketches) codebook_bytes_ += n_works * layer.heads[0].sketches.codebook_bytes();
 }
 
 CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works,
@@ -170,15 +174,16 @@ void CudaLookup::add_usage(const CudaLayer& layer, Usage& usage) const {
   const HeadView& head = layer.heads[0];
   usage.keys_selected += totals[kRows] - pinned_;
   usage.bytes_read += (totals[kRows] - pinned_) * kv_bytes(head);
+  usage.bytes_read += codebook_bytes_;
   if (head.levels.empty()) return;
   const LevelView& level = head.levels.front();
-  usage.bytes_read += (totals[kScored] + scored_at_top_) * centroid_bytes(level) + totals[kRest] * mean_bytes(level) +
-                      totals[kSketches] * sketch_bytes(head.sketches.bits, context_.model.head_dim);
+  usage.bytes_read += (totals[kScored] + scored_at_top_) * centroid_bytes(level) + totals[kRest] * mean_bytes(level);
+  if (head.sketches.present()) usage.bytes_read += totals[kSketches] * head.sketches.key_bytes();
 }
 
 void CudaLookup::clear_usage() {
   cuda::fill_device(totals_.resized(kCounts), 0, kCounts * sizeof(int64_t), stream_.get());
-  scored_at_top_ = pinned_ = 0;
+  scored_at_top_ = pinned_ = codebook_bytes_ = 0;
 }
 
 }  // namespace squeeze

@@ -58,6 +58,7 @@ class CudaLookup {
   CudaBuffer<int64_t> totals_;
   int64_t scored_at_top_ = 0;  // centroids of first levels: all of them, every time
   int64_t pinned_ = 0;         // rows in the lists that were not selected
+  int64_t codebook_bytes_ = 0;
 };
 
 }  // namespace squeeze

@@ -7,7 +7,6 @@
 
 #include "lib/attention/budget.hpp"
 #include "lib/core/error.hpp"
-#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
@@ -74,7 +73,7 @@ class Planner {
     while (plan_.first_level < leaves() && upper(plan_.first_level) == -kInfinity) ++plan_.first_level;
 
     plan_.dense = by_threshold && rule.thresholds.back() == -kInfinity;
-    plan_.sketches = layer_.sketch_bits() > 0 && upper(leaves()) > -kInfinity;
+    plan_.sketches = layer_.sketches.group_dim > 0 && upper(leaves()) > -kInfinity;
     CudaKeep& last = plan_.sketches ? plan_.keys : plan_.levels[leaves()];
     if (plan_.sketches) plan_.levels[leaves()].threshold = upper(leaves());
     if (by_threshold) {
@@ -106,12 +105,12 @@ class Planner {
     const auto in_play = [&](size_t h) { return leaves() == 0 ? n_keys : keep(h, leaves() - 1); };
     const HeadView& head = layer_.heads[0];
     const int64_t key_bytes = kv_bytes(head);
-    plan_.sketches = layer_.sketch_bits() > 0;
+    plan_.sketches = layer_.sketches.group_dim > 0;
     CudaKeep& of_leaves = plan_.levels[leaves()];
     if (!plan_.sketches) {
       per_head<int32_t>(of_leaves.keys_of, [&](size_t h) { return static_cast<int32_t>(left[h] / double(key_bytes)); });
     } else {
-      const auto one = static_cast<double>(sketch_bytes(layer_.sketch_bits(), head.keys.size(1)));
+      const auto one = static_cast<double>(head.sketches.key_bytes());
       per_head<int32_t>(of_leaves.keys_of, [&](size_t h) {
         return static_cast<int32_t>(
             std::min(rules_[h].sketch_share * left[h] / one, kMaxSketched * static_cast<double>(in_play(h))));

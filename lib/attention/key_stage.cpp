@@ -8,17 +8,10 @@
 #include "lib/attention/partition.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/scratch.hpp"
+#include "lib/index/sketch.hpp"
 
 namespace squeeze {
 namespace {
-
-// The variance of an estimate of q·k is about |q|^2 times the sketch's squared scale times this: the squared error of
-// the rounded residual, per dimension, for a Gaussian one (1 - 2/pi for one bit; 0.1175 of 0.884 for two).
-double noise_variance(int bits) { return bits == 1 ? 1 - 0.6366 : 0.104; }
-
-// The share of the noise that is taken back. A key that was not kept is one whose noise was not large: the whole
-// correction is too much (fitted on the tuning documents).
-constexpr double kNoiseShare = 0.75;
 
 constexpr int64_t kMostChunkKeys = 512;
 constexpr float kFarShift = 20;  // of the largest weight, as a power of e: those e^-67 times as large keep their digits
@@ -44,16 +37,17 @@ void KeyStage::start(Descent& descent, const std::vector<char>& keep) {
 }
 
 void KeyStage::reserve(const HeadView& head, int64_t n_rows) {
-  if (head.sketches.bits == 0) return;
+  if (!head.sketches.present()) return;
   const int64_t n_leaves = head.levels.back().n_clusters(), n_keys = head.n_clustered();
   const auto leaves = static_cast<size_t>(n_leaves);
   leaves_.reserve(leaves);
   rows_.reserve(n_leaves);
   const auto rows = static_cast<size_t>(n_rows);
-  const int64_t table_bytes = sketch_table_bytes(head.keys.size(1));
+  const int64_t table_bytes = sketch_table_bytes(head.sketches.code_bytes());
   tables_.entries.reserve(rows * static_cast<size_t>(table_bytes));
   tables_.scales.reserve(rows);
-  tables_.rotated.resize(DType::f32, {n_rows, table_bytes / 4});
+  tables_.products.reserve(static_cast<size_t>(head.sketches.n_groups() * kSketchEntries));
+  tables_.rotated.resize(DType::f32, {n_rows, head.keys.size(1)});
   weights_.resize(DType::f32, {n_rows, n_keys});
   shifts_.reserve(rows);
   largest_.reserve(rows);
@@ -160,8 +154,7 @@ void KeyStage::weigh_chunk(int64_t first, size_t first_leaf, size_t n_leaves) {
                            .first_row = descent_->head().n_sinks,
                            .ranges = chunk_rows_.data(),
                            .n_ranges = std::ssize(chunk_rows_),
-                           .dim = descent_->queries().size(1),
-                           .bits = sketches.bits,
+                           .code_bytes = sketches.code_bytes(),
                            .out = chunk_scores_.f32(),
                            .out_stride = chunk_scores_.size(1)});
   kernels().leaf_weights({.scores = chunk_scores_.f32(),
@@ -205,7 +198,7 @@ void KeyStage::drop(std::span<const int32_t> kept) {
 // What the kept keys have is taken off a leaf's sum: it is off by rounding of what is kept, which does not matter.
 void KeyStage::add_log_mass(int64_t query, std::span<const int32_t> kept) {
   const auto row = static_cast<size_t>(query);
-  const float noise = noise_of(descent_->queries()[query]);
+  const float miss = miss_of(descent_->queries()[query]);
   const float* weights = weights_.f32() + query * rows_.size();
   const float* sums = leaf_sums_.data() + row * leaves_.size();
   float* out = log_mass_.data() + row * losses_.size();
@@ -215,16 +208,15 @@ void KeyStage::add_log_mass(int64_t query, std::span<const int32_t> kept) {
     out[i] = std::max(sum, 0.0f);
   }
   kernels().log(out, std::ssize(losses_));
-  for (size_t i = 0; i < losses_.size(); ++i) out[i] += shifts_[row] - noise * losses_[i].variance;
+  for (size_t i = 0; i < losses_.size(); ++i) out[i] += shifts_[row] + miss * losses_[i].squared_scale;
 }
 
-// What the noise of an estimate adds to the logarithm of its exponential's mean, per squared scale of the sketch.
-float KeyStage::noise_of(TensorView query) const {
+// What the misses of the codes add to the logarithm of an exponential's mean, per squared scale of the sketch.
+float KeyStage::miss_of(TensorView query) const {
   double squares = 0;
   for (int64_t c = 0; c < query.n_elements(); ++c) squares += double{query.f32()[c]} * double{query.f32()[c]};
   const double scale = descent_->scale();
-  return static_cast<float>(kNoiseShare * 0.5 * scale * scale * squares *
-                            noise_variance(descent_->head().sketches.bits));
+  return static_cast<float>(0.5 * scale * scale * squares * double{descent_->head().sketches.error});
 }
 
 }  // namespace squeeze

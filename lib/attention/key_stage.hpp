@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "lib/attention/descent.hpp"
-#include "lib/index/sketch.hpp"
+#include "lib/attention/sketch_tables.hpp"
 
 namespace squeeze {
 
@@ -24,8 +24,8 @@ class KeyStage {
   // Scores the candidates, in their order.
   const BlockScores& score();
   // After score(). kept: candidates, ascending. Adds what each leaf lost to the descent's dropped mass: the sum of
-  // exp(estimated logit - correction) over its keys that are not kept. The correction takes back what the noise of the
-  // estimates adds to an exponential's mean, at the leaf's mean noise.
+  // exp(estimated logit) over its keys that are not kept, times what the misses of the codes add to an exponential's
+  // mean (lib/index/sketch.hpp), at the leaf's mean squared scale.
   void drop(std::span<const int32_t> kept);
 
  private:
@@ -38,14 +38,14 @@ class KeyStage {
   struct Loss {  // of a leaf that lost keys
     size_t leaf;
     size_t first_kept, last_kept;  // among all kept candidates
-    float variance;                // the mean of the squared scales of its sketches
+    float squared_scale;           // the mean of its sketches'
   };
   void find_shifts();
   void weigh();
   void weigh_chunk(int64_t first, size_t first_leaf, size_t n_leaves);
   bool shift_again();
   float squared_scale(const Leaf& leaf) const;
-  float noise_of(TensorView query) const;
+  float miss_of(TensorView query) const;
   void add_log_mass(int64_t query, std::span<const int32_t> kept);
 
   Descent* descent_ = nullptr;

@@ -56,13 +56,14 @@ class Purse {
     const int64_t index = descent.n_scored() * centroid_bytes(level);
     const int64_t means = rule.rest == Rest::mean ? (n_dropped + descent.in_play().size()) * mean_bytes(level) : 0;
     left_ = rule.bytes - static_cast<double>(pinned_bytes(head_) + index + means);
+    if (head_.sketches.present()) left_ -= static_cast<double>(head_.sketches.codebook_bytes());
   }
   int64_t n_sketches(double share, int64_t n_keys) const {
-    const double wanted = share * left_ / static_cast<double>(sketch_bytes(head_.sketches.bits, head_.keys.size(1)));
+    const double wanted = share * left_ / static_cast<double>(head_.sketches.key_bytes());
     return static_cast<int64_t>(std::clamp(wanted, 0.0, kMaxSketched * static_cast<double>(n_keys)));
   }
   void pay_sketches(int64_t n) {
-    left_ -= static_cast<double>(n * sketch_bytes(head_.sketches.bits, head_.keys.size(1)));
+    left_ -= static_cast<double>(n * head_.sketches.key_bytes());
   }
   int64_t n_keys() const { return static_cast<int64_t>(std::max(0.0, left_ / static_cast<double>(kv_bytes(head_)))); }
 
@@ -88,7 +89,7 @@ class Lookup {
 
   Selection run() {
     while (!descent_.at_leaves()) prune_level();
-    if (descent_.head().sketches.bits > 0 && sketches_wanted()) {
+    if (descent_.head().sketches.present() && sketches_wanted()) {
       select_keys();
     } else {
       select_leaves();
@@ -183,7 +184,7 @@ class Lookup {
       first = end;
     }
     selection_.n_sketched = n_candidates;
-    selection_.index_bytes = n_candidates * sketch_bytes(head.sketches.bits, head.keys.size(1));
+    selection_.index_bytes = n_candidates * head.sketches.key_bytes() + head.sketches.codebook_bytes();
   }
 
   void take(RowRange rows) {
@@ -263,7 +264,7 @@ std::vector<std::vector<float>> stage_scores(const HeadView& head, TensorView qu
       descent.descend(keep);
       continue;
     }
-    if (head.sketches.bits > 0) {
+    if (head.sketches.present()) {
       KeyStage keys;
       keys.start(descent, keep);
       result.push_back(spread(keys.score(), keys.rows(), head.n_sinks, head.n_clustered()));

@@ -146,8 +146,8 @@ void check_options(const IndexOptions& options, int64_t n_tokens) {
     fail("sinks and window must not be negative, found {} and {}", options.n_sinks, options.n_window);
   }
   if (options.iterations < 1) fail("k-means needs at least 1 iteration, found {}", options.iterations);
-  if (options.sketch_bits < 0 || options.sketch_bits > 2) {
-    fail("sketches have 0, 1 or 2 bits per dimension, found {}", options.sketch_bits);
+  if (const int group = options.sketch_group; group != 0 && group != 2 && group != 4 && group != 8) {
+    fail("four bits of a sketch stand for 2, 4 or 8 dimensions (0: no sketches), found {}", group);
   }
   if (options.segment < 0) fail("a segment has at least 1 token (0: the whole context), found {}", options.segment);
   if (options.levels.empty()) fail("an index needs at least one level of clusters, found none");
@@ -185,8 +185,6 @@ IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& o
   const int64_t n_heads = keys.size(0);
   IndexLayer layer{
       Tensor(keys.dtype(), keys.shape()), Tensor(keys.dtype(), keys.shape()), {}, options.n_sinks, options.n_window};
-  layer.sketch_bits = options.sketch_bits;
-  if (options.sketch_bits > 0) layer.rotation = random_rotation(keys.size(2), kRotationSeed);
   layer.heads.resize(static_cast<size_t>(n_heads));
   const auto build = [&](int64_t h) {
     check_finite(keys[h], "key", h);
@@ -196,9 +194,9 @@ IndexLayer build_layer(TensorView keys, TensorView values, const IndexOptions& o
     const int64_t offset = h * keys.size(1) * keys.size(2);
     gather_rows(keys[h], head.token_of_row, layer.keys.at(offset));
     gather_rows(values[h], head.token_of_row, layer.values.at(offset));
-    if (options.sketch_bits > 0) {
+    if (options.sketch_group > 0) {
       const TensorView rows = layer.keys[h].slice(options.n_sinks, keys.size(1) - options.n_window);
-      head.sketches = sketch_keys(rows, head.levels.back().view(), options.sketch_bits, layer.rotation);
+      head.sketches = sketch_keys(rows, head.levels.back().view(), options.sketch_group);
     }
   };
   if (n_heads >= n_threads()) {

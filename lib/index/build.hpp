@@ -29,11 +29,11 @@ struct IndexOptions {
   bool quantise_centroids = false;  // centroids and value means as i8 with a scale each; else in the type of the keys
   bool quantise_kv = false;         // the same of keys and values, all rows
   bool cuda = false;                // k-means on the CUDA device
-  int sketch_bits = 0;              // per key and dimension: 0 (none), 1 or 2
-};
+  int sketch_group = 0;             // dimensions that four bits of a sketch stand for: 2, 4 or 8; 0: no sketches
+  int sign_bits = 0;                // of the sketches of an older file (lib/index/sign_sketches.hpp); not to be built
 
-// Of the rotation that the sketches of an index use.
-inline constexpr uint64_t kRotationSeed = 1;
+  bool sketches() const { return sketch_group > 0 || sign_bits > 0; }
+};
 
 // The levels above the leaves of a context so long that scoring all leaves would cost more than the keys: each has a
 // 24th of the clusters of the one below, until one has at most kMaxScored. Coarsest first; none for a short context.

@@ -215,7 +215,7 @@ Calibration calibrate(int n_layers, const std::function<CalibrationLayer(int lay
     job.n_stages = first.heads.empty() ? 0 : first.heads.front().n_stages();
     calibration.n_queries = first.queries.shape().rank() == 3 ? first.queries.size(1) : 0;
     check_layer(first, 0, job.n_stages, calibration.n_queries);
-    calibration.sketches = first.heads.front().sketches.bits > 0;
+    calibration.sketches = first.heads.front().sketches.present();
   }
   calibration.source = options.source;
   calibration.gqa = options.gqa;

@@ -25,9 +25,7 @@ HeadView IndexLayer::head(int kv_head) const {
   const HeadIndex& index = heads[static_cast<size_t>(kv_head)];
   HeadView view{keys[kv_head], values[kv_head], index.token_of_row, n_sinks, n_window, {}};
   for (const Level& level : index.levels) view.levels.push_back(level.view());
-  if (sketch_bits > 0) {
-    view.sketches = {sketch_bits, index.sketches.codes.data(), index.sketches.scales.data(), rotation};
-  }
+  view.sketches = index.sketches.view();
   view.key_scales = scales_of(key_scales, kv_head, view.n_tokens());
   view.value_scales = scales_of(value_scales, kv_head, view.n_tokens());
   return view;

@@ -49,13 +49,35 @@ struct LevelView {
   int32_t n_rows(int64_t cluster) const { return first_row[cluster + 1] - first_row[cluster]; }
 };
 
-// Per clustered key, in row order, the signs of its rotated residual to the leaf's centroid and a scale: an estimate of
-// its logit at a fraction of its bytes (lib/index/sketch.hpp).
+// What the codes of one head's sketches stand for (lib/index/sketch.hpp): in each group of dimensions one of 16 entries,
+// its integers times the steps.
+struct SketchCodebooks {
+  int group_dim = 0;             // dimensions that four bits stand for; 0: no sketches
+  std::vector<int32_t> dims;     // [n_groups, group_dim] of the head; -1: none
+  std::vector<int8_t> entries;   // [n_groups, 16, group_dim]
+  std::vector<float> steps;      // [n_groups, group_dim]
+  float error = 0;               // mean squared miss per dimension of the head, per squared scale
+};
+
+// Per clustered key, in row order, a code and a scale: an estimate of its logit at a fraction of its bytes.
 struct SketchView {
-  int bits = 0;                      // 0: no sketches; 1 or 2
-  const uint8_t* codes = nullptr;    // [n_clustered, bits * ((head_dim + 7) / 8)]
+  int group_dim = 0;  // 0: no sketches
+  std::span<const int32_t> dims;
+  std::span<const int8_t> entries;
+  std::span<const float> steps;
+  float error = 0;
+  const uint8_t* codes = nullptr;    // [n_clustered, code_bytes()]: group g in four bits of byte g / 2, even ones lower
   const uint16_t* scales = nullptr;  // f16 [n_clustered]
-  TensorView rotation;               // f32 [head_dim, head_dim], orthogonal
+  TensorView rotation = {};          // of queries, before all else; only of older files (lib/index/sign_sketches.hpp)
+
+  bool present() const { return group_dim > 0; }
+  int64_t n_groups() const { return std::ssize(dims) / group_dim; }
+  int64_t code_bytes() const { return (n_groups() + 1) / 2; }
+  int64_t key_bytes() const { return code_bytes() + 2; }  // what reading one key's sketch costs
+  // What a lookup reads of the codebooks. Older files have none: theirs is the same for all heads.
+  int64_t codebook_bytes() const {
+    return rotation.data() ? 0 : std::ssize(entries) + 4 * (std::ssize(dims) + std::ssize(steps)) + 4;
+  }
 };
 
 // One KV head: keys and values in row order and its levels.
@@ -73,7 +95,7 @@ struct HeadView {
   ScaledRows key_rows() const { return {keys, key_scales}; }
   ScaledRows value_rows() const { return {values, value_scales}; }
   // Levels, and the sketches below them: each drops a part of what the one above let through.
-  size_t n_stages() const { return levels.size() + (sketches.bits > 0 ? 1 : 0); }
+  size_t n_stages() const { return levels.size() + (sketches.present() ? 1 : 0); }
   int64_t n_tokens() const { return keys.size(0); }
   int64_t n_clustered() const { return n_tokens() - n_sinks - n_window; }
 };
@@ -90,8 +112,14 @@ struct Level {
 };
 
 struct Sketches {
+  SketchCodebooks codebooks;
   std::vector<uint8_t> codes;    // as SketchView
   std::vector<uint16_t> scales;  // f16
+
+  SketchView view() const {
+    return {codebooks.group_dim, codebooks.dims, codebooks.entries, codebooks.steps, codebooks.error,
+            codes.data(),        scales.data()};
+  }
 };
 
 // What 8 bits cost: over all rows, of |rounded - row| / |row|; none for rows that keep their type.
@@ -117,8 +145,6 @@ struct IndexLayer {
   std::vector<HeadIndex> heads;
   int32_t n_sinks = 0;
   int32_t n_window = 0;
-  int sketch_bits = 0;
-  Tensor rotation = {};                // of the sketches; shared by all layers
   std::vector<float> key_scales = {};  // [n_kv_heads * n_tokens] if keys and values are i8, else empty
   std::vector<float> value_scales = {};
 

@@ -206,14 +206,24 @@ void check_means(const HeadView& head, const ScaledRows& keys, const ScaledRows&
   }
 }
 
-// The sketches must be those of the keys and centroids, bit by bit. Keys in 8 bits do not tell.
+SketchCodebooks codebooks_of(const SketchView& view) {
+  return {view.group_dim,
+          {view.dims.begin(), view.dims.end()},
+          {view.entries.begin(), view.entries.end()},
+          {view.steps.begin(), view.steps.end()},
+          0};
+}
+
+// The sketches must be those of the keys, centroids and codebooks, bit by bit. Keys in 8 bits do not tell, and nobody
+// makes those of older files any more.
 void check_sketches(const HeadView& head, TensorView keys, Violations& found) {
   const SketchView& stored = head.sketches;
-  if (stored.bits == 0 || keys.dtype() == DType::i8) return;
+  if (!stored.present() || stored.rotation.data() || keys.dtype() == DType::i8) return;
   const TensorView clustered = keys.slice(head.n_sinks, head.n_tokens() - head.n_window);
-  const Sketches expected = sketch_keys(clustered, head.levels.back(), stored.bits, stored.rotation);
+  const Sketches expected = sketch_keys(clustered, head.levels.back(), codebooks_of(stored));
   if (std::memcmp(expected.codes.data(), stored.codes, expected.codes.size()) != 0 ||
-      std::memcmp(expected.scales.data(), stored.scales, expected.scales.size() * sizeof(uint16_t)) != 0) {
+      std::memcmp(expected.scales.data(), stored.scales, expected.scales.size() * sizeof(uint16_t)) != 0 ||
+      expected.codebooks.error != stored.error) {
     found.push_back("the sketches are not those of the keys");
   }
 }

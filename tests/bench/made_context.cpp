@@ -36,8 +36,7 @@ IndexLayer copy_of(const IndexLayer& one, int n_kv_heads) {
                    {},
                    one.n_sinks,
                    one.n_window,
-                   one.sketch_bits,
-                   one.rotation.clone()};
+                   };
   for (int h = 0; h < n_kv_heads; ++h) {
     layer.heads.push_back(copy_of(one.heads[0]));
     layer.key_scales.insert(layer.key_scales.end(), one.key_scales.begin(), one.key_scales.end());
@@ -58,7 +57,7 @@ IndexOptions index_options(const ContextShape& shape) {
   options.segment = 4096;
   options.quantise_centroids = true;
   options.quantise_kv = shape.int8;
-  options.sketch_bits = 1;
+  options.sketch_group = 4;
   return options;
 }
 

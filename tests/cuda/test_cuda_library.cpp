@@ -47,7 +47,7 @@ TEST_SUITE("cuda_library") {
     IndexOptions options = options_with({{0, 5}, {0, 24}});
     options.iterations = 3;
     options.cuda = true;
-    options.sketch_bits = 1;
+    options.sketch_group = 4;
     const IndexLayer layer = build_layer(keys, values, options);
     CHECK(verify_layer(heads_of(layer), keys, values).empty());
     const int before = n_threads();

@@ -17,7 +17,7 @@ using cuda::DeviceArray;
 enum class By { bytes, bytes_of, max_keys_of, threshold };
 
 struct Setting {
-  int bits = 1, group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1, n_clusters = 30;
+  int group_dim = 4, group = 4, head_dim = 128, n_kv_heads = 2, n_requests = 1, n_clusters = 30;
   By by = By::bytes;
   double keep = 0.2;             // share of the candidates that the bytes pay for, or the threshold lets through
   double leaves = 0.7;           // share of the leaves that the lookup kept
@@ -36,11 +36,13 @@ class Call {
   Call(const Setting& setting, uint64_t seed) : s_(setting), random_(seed) {
     const auto dim = static_cast<size_t>(s_.head_dim);
     queries_ = random_.normals(size_t(s_.n_works() * s_.group) * dim, 2);
-    rotation_ = random_.normals(dim * dim, 1 / std::sqrt(float(dim)));
-    for (int head = 0; head < s_.n_kv_heads; ++head) make_leaves();
+    for (int head = 0; head < s_.n_kv_heads; ++head) {
+      make_leaves();
+      make_codebooks();
+    }
     n_clustered_ = *std::max_element(first_row_.begin(), first_row_.end()) - s_.n_sinks;
     const size_t n_keys = size_t(s_.n_kv_heads) * size_t(n_clustered_);
-    for (size_t i = 0; i < n_keys * size_t(s_.bits) * dim / 8; ++i) {
+    for (size_t i = 0; i < n_keys * dim / size_t(s_.group_dim) / 2; ++i) {
       codes_.push_back(s_.same ? 0x5a : static_cast<uint8_t>(random_.below(256)));
     }
     for (size_t i = 0; i < n_keys; ++i) {
@@ -56,8 +58,10 @@ class Call {
     const DeviceArray<int64_t> bytes_of(of_heads);
     const DeviceArray<int32_t> max_keys_of(std::vector<int32_t>(of_heads.begin(), of_heads.end()));
     const DeviceArray<int32_t> n_candidates_found(std::vector<int32_t>(size_t(s_.n_works()), kUnwritten));
-    const DeviceArray<float> queries(queries_), rotation(rotation_), cluster_logits(cluster_logits_), top(top_logits_),
+    const DeviceArray<float> queries(queries_), steps(steps_), error(error_), cluster_logits(cluster_logits_), top(top_logits_),
         dropped(dropped_);
+    const DeviceArray<int32_t> dims(dims_);
+    const DeviceArray<int8_t> entries(entries_);
     const DeviceArray<uint8_t> codes(codes_);
     const DeviceArray<uint16_t> scales(scales_);
     const DeviceArray<int32_t> first_row(first_row_), leaves(leaves_), n_leaves(n_leaves_);
@@ -75,10 +79,13 @@ class Call {
                                       .group = s_.group,
                                       .head_dim = s_.head_dim,
                                       .scale = scale(),
-                                      .rotation = rotation.data(),
+                                      .group_dim = s_.group_dim,
+                                      .dims = dims.data(),
+                                      .entries = entries.data(),
+                                      .steps = steps.data(),
+                                      .error = error.data(),
                                       .codes = codes.data(),
                                       .scales = scales.data(),
-                                      .bits = s_.bits,
                                       .n_clustered = n_clustered_,
                                       .first_row = first_row.data(),
                                       .n_clusters = s_.n_clusters,
@@ -191,16 +198,28 @@ class Call {
     return n;
   }
 
-  // The rotated query, rounded as the kernel does.
-  std::vector<double> rotated(int work, int head) const {
-    const size_t dim = size_t(s_.head_dim);
+  // Of one head: dimensions in any order, random entries, steps of all sizes.
+  void make_codebooks() {
+    std::vector<int32_t> dims(size_t(s_.head_dim));
+    std::iota(dims.begin(), dims.end(), 0);
+    for (size_t i = dims.size() - 1; i > 0; --i) std::swap(dims[i], dims[size_t(random_.below(int(i) + 1))]);
+    dims_.insert(dims_.end(), dims.begin(), dims.end());
+    for (int c = 0; c < s_.head_dim; ++c) {
+      steps_.push_back((0.2f + 0.1f * std::abs(random_.normal())) / 40);
+      for (int b = 0; b < 16; ++b) entries_.push_back(static_cast<int8_t>(random_.below(255) - 127));
+    }
+    error_.push_back(0.1f + 0.1f * float(error_.size()));
+  }
+
+  // The query in the order of the codes, in steps, rounded as the kernel does.
+  std::vector<double> stepped(int work, int head) const {
+    const size_t dim = size_t(s_.head_dim), first = size_t(work % s_.n_kv_heads) * dim;
     std::vector<double> out(dim);
     double largest = 0;
-    for (size_t r = 0; r < dim; ++r) {
-      for (size_t c = 0; c < dim; ++c) {
-        out[r] += double{rotation_[r * dim + c]} * double{queries_[size_t(work * s_.group + head) * dim + c]};
-      }
-      largest = std::max(largest, std::abs(out[r]));
+    for (size_t c = 0; c < dim; ++c) {
+      const float x = queries_[size_t(work * s_.group + head) * dim + size_t(dims_[first + c])];
+      out[c] = double{x} * double{steps_[first + c]};
+      largest = std::max(largest, std::abs(out[c]));
     }
     const double step = largest / 32000 * (s_.group <= 8 ? 1 : 256);
     for (double& x : out) x = std::floor(x / step + 0.5) * step;
@@ -209,12 +228,13 @@ class Call {
 
   double estimate(int work, int head, int leaf, int row, const std::vector<double>& query) const {
     const int64_t key = int64_t(work % s_.n_kv_heads) * n_clustered_ + row - s_.n_sinks;
-    const int plane = s_.head_dim / 8;
-    const uint8_t* code = codes_.data() + key * s_.bits * plane;
+    const int dims = s_.group_dim, n_groups = s_.head_dim / dims;
+    const uint8_t* code = codes_.data() + key * n_groups / 2;
+    const int8_t* entries = entries_.data() + int64_t(work % s_.n_kv_heads) * n_groups * 16 * dims;
     double dot = 0;
     for (int c = 0; c < s_.head_dim; ++c) {
-      const auto sign = [&](int p) { return code[p * plane + c / 8] >> (c % 8) & 1 ? 1.0 : -1.0; };
-      dot += query[size_t(c)] * (s_.bits == 1 ? sign(0) : 2 * sign(0) + sign(1));
+      const int g = c / dims, entry = code[g / 2] >> (g % 2 * 4) & 15;
+      dot += query[size_t(c)] * entries[(g * 16 + entry) * dims + c % dims];
     }
     return double{cluster_logits_[size_t((work * s_.group + head) * s_.n_clusters + leaf)]} +
            double{scale()} * double{f16_to_f32(scales_[size_t(key)])} * dot;
@@ -227,7 +247,7 @@ class Call {
       for (int row = first_row(work, leaf); row < first_row(work, leaf + 1); ++row) out.push_back({row, {}});
     }
     for (int head = 0; head < s_.group; ++head) {
-      const std::vector<double> query = rotated(work, head);
+      const std::vector<double> query = stepped(work, head);
       size_t i = 0;
       for (const int leaf : leaves(work)) {
         for (int row = first_row(work, leaf); row < first_row(work, leaf + 1); ++row) {
@@ -313,8 +333,8 @@ class Call {
     return kept;
   }
 
-  double noise(int work, int head, int leaf) const {
-    double squares = 0, variance = 0;
+  double miss(int work, int head, int leaf) const {
+    double squares = 0, squared_scale = 0;
     for (int c = 0; c < s_.head_dim; ++c) {
       const double q = double{queries_[size_t((work * s_.group + head) * s_.head_dim + c)]};
       squares += q * q;
@@ -322,9 +342,10 @@ class Call {
     const int begin = first_row(work, leaf), end = first_row(work, leaf + 1);
     for (int row = begin; row < end; ++row) {
       const double x = double{f16_to_f32(scales_[size_t(work % s_.n_kv_heads * n_clustered_ + row - s_.n_sinks)])};
-      variance += x * x / (end - begin);
+      squared_scale += x * x / (end - begin);
     }
-    return 0.75 * 0.5 * double{scale()} * double{scale()} * squares * (s_.bits == 1 ? 1 - 0.6366 : 0.104) * variance;
+    return 0.5 * double{scale()} * double{scale()} * squares * double{error_[size_t(work % s_.n_kv_heads)]} *
+           squared_scale;
   }
 
   void check_rest(int work, const std::set<int32_t>& kept, const int32_t* rest, const float* logits,
@@ -347,7 +368,7 @@ class Call {
           expect(found == -INFINITY, "a leaf that lost nothing");
           continue;
         }
-        const double expected = std::log(lost[head]) - noise(work, int(head), leaf);
+        const double expected = std::log(lost[head]) + miss(work, int(head), leaf);
         expect_close("mass of a leaf's dropped keys", {&found, 1}, {&expected, 1}, s_.group <= 8 ? 0.005 : 0.05);
       }
     }
@@ -357,7 +378,9 @@ class Call {
   Random random_;
   int n_clustered_ = 0;
   float threshold_ = 0;
-  std::vector<float> queries_, rotation_, cluster_logits_, top_logits_, dropped_;
+  std::vector<float> queries_, steps_, error_, cluster_logits_, top_logits_, dropped_;
+  std::vector<int32_t> dims_;
+  std::vector<int8_t> entries_;
   std::vector<uint8_t> codes_;
   std::vector<uint16_t> scales_;
   std::vector<int32_t> first_row_, leaves_, n_leaves_;
@@ -370,7 +393,8 @@ void check_setting(const Setting& setting) { Call(setting, 3).run(); }
 std::vector<Case> sketch_lookup_cases() {
   return {
       {"sketch_lookup: one bit", [] { check_setting({}); }},
-      {"sketch_lookup: two bits", [] { check_setting({.bits = 2}); }},
+      {"sketch_lookup: two bits", [] { check_setting({.group_dim = 2}); }},
+      {"sketch_lookup: half a bit", [] { check_setting({.group_dim = 8}); }},
       {"sketch_lookup: two requests", [] { check_setting({.n_requests = 2}); }},
       {"sketch_lookup: many leaves", [] { check_setting({.n_kv_heads = 1, .n_clusters = 200, .keep = 0.05}); }},
       {"sketch_lookup: a work without leaves", [] { check_setting({.first_has_leaves = false}); }},
@@ -382,19 +406,25 @@ std::vector<Case> sketch_lookup_cases() {
        [] { check_setting({.n_kv_heads = 3, .n_requests = 2, .by = By::max_keys_of}); }},
       {"sketch_lookup: threshold", [] { check_setting({.n_requests = 2, .by = By::threshold}); }},
       {"sketch_lookup: threshold, two bits, many leaves",
-       [] { check_setting({.bits = 2, .n_clusters = 200, .by = By::threshold, .keep = 0.05}); }},
+       [] { check_setting({.group_dim = 2, .n_clusters = 200, .by = By::threshold, .keep = 0.05}); }},
       {"sketch_lookup: threshold, sixteen heads",
-       [] { check_setting({.bits = 2, .group = 16, .by = By::threshold, .keep = 0.3}); }},
+       [] { check_setting({.group_dim = 2, .group = 16, .by = By::threshold, .keep = 0.3}); }},
       {"sketch_lookup: threshold that keeps nothing", [] { check_setting({.by = By::threshold, .keep = 0}); }},
       {"sketch_lookup: threshold that keeps everything", [] { check_setting({.by = By::threshold, .keep = 1}); }},
       {"sketch_lookup: threshold, a work without leaves",
        [] { check_setting({.by = By::threshold, .first_has_leaves = false}); }},
       {"sketch_lookup: equal scores", [] { check_setting({.n_kv_heads = 1, .same = true}); }},
       {"sketch_lookup: dim 64", [] { check_setting({.head_dim = 64}); }},
-      {"sketch_lookup: dim 96, two bits", [] { check_setting({.bits = 2, .head_dim = 96}); }},
+      {"sketch_lookup: dim 64, half a bit", [] { check_setting({.group_dim = 8, .head_dim = 64}); }},
+      {"sketch_lookup: dim 64, two bits", [] { check_setting({.group_dim = 2, .head_dim = 64}); }},
+      {"sketch_lookup: dim 96", [] { check_setting({.head_dim = 96}); }},
+      {"sketch_lookup: dim 96, half a bit", [] { check_setting({.group_dim = 8, .head_dim = 96}); }},
+      {"sketch_lookup: dim 256, half a bit", [] { check_setting({.group_dim = 8, .head_dim = 256}); }},
+      {"sketch_lookup: dim 256, two bits", [] { check_setting({.group_dim = 2, .head_dim = 256}); }},
+      {"sketch_lookup: dim 96, two bits", [] { check_setting({.group_dim = 2, .head_dim = 96}); }},
       {"sketch_lookup: dim 256", [] { check_setting({.head_dim = 256}); }},
       {"sketch_lookup: one head a group", [] { check_setting({.group = 1}); }},
-      {"sketch_lookup: sixteen heads a group, two bits", [] { check_setting({.bits = 2, .group = 16}); }},
+      {"sketch_lookup: sixteen heads a group, two bits", [] { check_setting({.group_dim = 2, .group = 16}); }},
       {"sketch_lookup: nine heads a group, dim 64", [] { check_setting({.group = 9, .head_dim = 64}); }},
   };
 }

@@ -1,8 +1,8 @@
 // sketch_scores: sums of table entries, keys in the lanes (the scheme of André, Kermarrec and Le Scouarnec, "Cache
 // locality is not enough: high-performance nearest neighbor search with product quantization fast scan", VLDB 2015).
 //
-// The codes of 32 keys are transposed once for all queries, so that a vector holds the same eight dimensions of 32
-// keys. Four bits look up, by one byte shuffle, what their dimensions add to a query's dot. Four entries fit eight
+// The codes of 32 keys are transposed once for all queries, so that a vector holds the same eight bits of 32 keys. Four
+// bits look up, by one byte shuffle, what their dimensions add to a query's dot. Four entries fit eight
 // bits; their sums are added in sixteen. Fast because no sum crosses lanes, four queries share what is done to a code,
 // and the scores come out in the order of the keys. Vectors have 32 bytes under every instruction set.
 #pragma once
@@ -13,7 +13,6 @@ namespace squeeze {
 namespace {
 
 constexpr int64_t kSketchKeys = 32;  // of a block: as many bytes as a vector has
-constexpr int64_t kMaxCodeBytes = 2 * kMaxHeadDim / 8;
 
 struct SketchBlock {
   alignas(64) uint8_t columns[kMaxCodeBytes * kSketchKeys];  // [code bytes, kSketchKeys]
@@ -79,7 +78,7 @@ SQUEEZE_INLINE void transpose_codes(const uint8_t* codes, int64_t code_bytes, ui
 // The rows that sketch_scores reads, taken from its ranges a block at a time.
 class SketchCursor {
  public:
-  explicit SketchCursor(const SketchScoresArgs& args) : args_(args), code_bytes_(args.bits * ((args.dim + 7) / 8)) {
+  explicit SketchCursor(const SketchScoresArgs& args) : args_(args), code_bytes_(args.code_bytes) {
     if (args.n_ranges > 0) next_ = args.ranges[0].begin;
   }
 
@@ -139,10 +138,6 @@ struct KeySums {
     total = _mm256_add_epi16(total, x);
     odd = _mm256_add_epi16(odd, _mm256_srli_epi16(x, 8));
   }
-  SQUEEZE_INLINE void double_all() {
-    total = _mm256_add_epi16(total, total);
-    odd = _mm256_add_epi16(odd, odd);
-  }
   SQUEEZE_INLINE __m256i even() const { return _mm256_sub_epi16(total, _mm256_slli_epi16(odd, 8)); }
 };
 
@@ -151,9 +146,9 @@ SQUEEZE_INLINE __m256i look_up(const uint8_t* entries, __m256i index) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), index);
 }
 
-// Adds one plane of Q queries' sums, two bytes of the codes at a time.
+// Adds Q queries' entries, two bytes of the codes at a time.
 template <int Q>
-SQUEEZE_INLINE void add_plane(const uint8_t* tables, int64_t table_bytes, const uint8_t* columns, int64_t n_bytes,
+SQUEEZE_INLINE void add_entries(const uint8_t* tables, int64_t table_bytes, const uint8_t* columns, int64_t n_bytes,
                               KeySums (&sums)[Q]) {
   const __m256i low_bits = _mm256_set1_epi8(0x0f);
   for (int64_t c = 0; c < n_bytes; c += 2) {
@@ -191,15 +186,11 @@ SQUEEZE_INLINE void store_scores(__m256i even, __m256i odd, float query_scale, c
 // Queries [i, i + Q) against the n keys of the block, which are the columns of out from j on.
 template <int Q>
 SQUEEZE_INLINE void sketch_rows(const SketchScoresArgs& a, SketchBlock& block, int64_t i, int64_t j, int64_t n) {
-  const int64_t n_bytes = (a.dim + 7) / 8, table_bytes = sketch_table_bytes(a.dim);
+  const int64_t table_bytes = sketch_table_bytes(a.code_bytes);
   const uint8_t* tables = a.tables + i * table_bytes;
   KeySums sums[Q];
-  add_plane<Q>(tables, table_bytes, block.columns, n_bytes, sums);
-  if (a.bits == 2) {
-    for (int q = 0; q < Q; ++q) sums[q].double_all();
-    add_plane<Q>(tables, table_bytes, block.columns + n_bytes * kSketchKeys, n_bytes, sums);
-  }
-  const __m256i zero = _mm256_set1_epi16(static_cast<int16_t>((a.bits == 1 ? 1 : 3) * 2 * n_bytes * kSketchTableZero));
+  add_entries<Q>(tables, table_bytes, block.columns, a.code_bytes, sums);
+  const __m256i zero = _mm256_set1_epi16(static_cast<int16_t>(2 * a.code_bytes * kSketchTableZero));
   for (int q = 0; q < Q; ++q) {
     float* out = a.out + (i + q) * a.out_stride + j;
     const __m256i even = _mm256_sub_epi16(sums[q].even(), zero), odd = _mm256_sub_epi16(sums[q].odd, zero);
@@ -210,7 +201,7 @@ SQUEEZE_INLINE void sketch_rows(const SketchScoresArgs& a, SketchBlock& block, i
 
 inline void sketch_scores(const SketchScoresArgs& a) {
   SketchBlock block;
-  __builtin_memset(block.codes, 0, static_cast<size_t>(kSketchKeys * a.bits * ((a.dim + 7) / 8)));
+  __builtin_memset(block.codes, 0, static_cast<size_t>(kSketchKeys * a.code_bytes));
   __builtin_memset(block.f16_scales, 0, sizeof block.f16_scales);
   SketchCursor cursor(a);
   int64_t j = 0;

@@ -9,6 +9,7 @@ check() {
 squeeze-dump --from "$GOLDEN/import/two_layers.safetensors" -o small.kv.h5 -q > /dev/null || exit 1
 dump=small.kv.h5
 check --window 20 --leaf 10% --sketch 0
+check --window 20 --leaf 10% --sketch 0.5
 check --window 20 --leaf 10% --sketch 1
 check --window 20 --leaf 10% --sketch 2
 check --window 20 --leaf 10% --centroids keys

@@ -111,10 +111,13 @@ cuda::LookupArgs DecodeCall::lookup_args(int layer, size_t number) const {
 cuda::SketchLookupArgs DecodeCall::sketch_args(int layer) const {
   const MadeIndex::Level& level = index_.levels.back();
   auto a = with_queries<cuda::SketchLookupArgs>();
-  a.rotation = index_.rotation.data();
+  a.group_dim = kSketchGroup;
+  a.dims = index_.sketch_dims.data();
+  a.entries = index_.sketch_entries.data();
+  a.steps = index_.sketch_steps.data();
+  a.error = index_.sketch_error.data();
   a.codes = index_.codes[size_t(layer)].data();
   a.scales = index_.sketch_scales.data();
-  a.bits = 1;
   a.n_clustered = index_.n_clustered;
   a.first_row = level.first_row.data();
   a.n_clusters = level.n_clusters;

@@ -113,7 +113,7 @@ MadeIndex::MadeIndex(const Shape& made, bool coarse, bool keys_and_values)
   const std::vector<char> rows = key_rows(random, shape);
   const std::vector<float> row_scales = scales_of_rows(shape);
   const std::vector<uint16_t> means = normal_rows(random, n_leaves);
-  std::vector<uint8_t> bits(size_t(n_clustered) * kDim / 8);
+  std::vector<uint8_t> bits(size_t(n_clustered) * (kSketchBytes - 2));
   for (uint8_t& x : bits) x = static_cast<uint8_t>(random.bits() >> 32);
   for (int i = 0; i < n_layers; ++i) {
     keys.push_back(repeated(rows, shape.n_kv_heads));
@@ -127,7 +127,14 @@ MadeIndex::MadeIndex(const Shape& made, bool coarse, bool keys_and_values)
   for (uint16_t& x : scales) x = f32_to_f16(0.05f + 0.01f * std::abs(random.normal()));
   leaf_centroids = repeated(normal_rows(random, n_leaves), shape.n_kv_heads);
   sketch_scales = repeated(scales, shape.n_kv_heads);
-  rotation = DeviceArray<float>(normals(random, kDim * kDim));
+  std::vector<int32_t> dims(kDim);
+  std::iota(dims.begin(), dims.end(), 0);
+  sketch_dims = repeated(dims, shape.n_kv_heads);
+  std::vector<int8_t> entries(16 * kDim);
+  for (int8_t& x : entries) x = static_cast<int8_t>(std::clamp(random.normal() * 40, -127.0f, 127.0f));
+  sketch_entries = repeated(entries, shape.n_kv_heads);
+  sketch_steps = repeated(std::vector<float>(kDim, 1.0f / 40), shape.n_kv_heads);
+  sketch_error = repeated(std::vector<float>{0.3f}, shape.n_kv_heads);
 }
 
 std::vector<float> MadeIndex::host_rows(int layer) const {

@@ -16,7 +16,8 @@ using cuda::Stream;
 inline constexpr int kDim = 128, kSinks = 4, kWindow = 100;
 inline constexpr int kCentroidBytes = kDim + 4;  // 8 bits, and a scale
 inline constexpr int kMeanBytes = 2 * kDim;
-inline constexpr int kSketchBytes = kDim / 8 + 2;
+inline constexpr int kSketchGroup = 4;  // dimensions of four bits
+inline constexpr int kSketchBytes = kDim / kSketchGroup / 2 + 2;
 
 struct Shape {
   int n_query_heads, n_kv_heads;
@@ -55,7 +56,9 @@ class MadeIndex {
   std::vector<DeviceArray<uint8_t>> codes;
   DeviceArray<uint16_t> leaf_centroids;  // bf16, for question prefill; the same for all layers
   DeviceArray<uint16_t> sketch_scales;
-  DeviceArray<float> rotation;
+  DeviceArray<int32_t> sketch_dims;  // of the sketches' codebooks, the same for all layers
+  DeviceArray<int8_t> sketch_entries;
+  DeviceArray<float> sketch_steps, sketch_error;
   std::vector<Level> levels;      // coarsest first
   DeviceArray<int32_t> identity;  // [n_kv_heads, n_leaves + 1]: 0, 1, 2, ... of each head
 
