@@ -27,6 +27,9 @@ std::vector<int64_t> keys_kept(const Calibration& calibration, const HeadView& h
 
 }  // namespace
 
+// By what gave the least divergence on the tuning documents (docs/accuracy.md, "How much for sketches?").
+double sketch_share(const SketchView& sketches) { return sketches.group_dim == 8 ? 0.35 : 0.5; }
+
 // As select_clusters: a level that lets everything through is not scored.
 double fixed_bytes(std::span<const double> upper_keep, const HeadView& head, Rest rest) {
   auto bytes = static_cast<double>(pinned_bytes(head));
@@ -79,6 +82,7 @@ Rules budget_rules(const Calibration& calibration, double budget, Rest rest) {
         rule.rule = Rule::bytes;
         rule.keep_keys = keys_kept(*own, head, std::move(rule.keep_keys));
         rule.bytes = fixed + left * factor;
+        rule.sketch_share = sketch_share(head.sketches);
         rule.rest = rest;
         rule.group.select = own->gqa;
       };

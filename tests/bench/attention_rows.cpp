@@ -85,6 +85,7 @@ void attention_rows(Bench& bench) {
     }
   }
   add_shape(bench, {.n_tokens = max_tokens, .int8 = true});
+  add_shape(bench, {.n_tokens = max_tokens, .sketch_group = 8});
 }
 
 }  // namespace squeeze

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/attention/budget.hpp"
 #include "lib/attention/usage.hpp"
 #include "lib/core/parallel.hpp"
 #include "tests/planted_keys.hpp"
@@ -57,14 +58,15 @@ IndexOptions index_options(const ContextShape& shape) {
   options.segment = 4096;
   options.quantise_centroids = true;
   options.quantise_kv = shape.int8;
-  options.sketch_group = 4;
+  options.sketch_group = shape.sketch_group;
   return options;
 }
 
 }  // namespace
 
 std::string ContextShape::str() const {
-  return fmt::format("{}/{} {}{}", n_query_heads, n_kv_heads, tokens_str(n_tokens), int8 ? " int8" : "");
+  return fmt::format("{}/{} {}{}{}", n_query_heads, n_kv_heads, tokens_str(n_tokens), int8 ? " int8" : "",
+                     sketch_group == 8 ? " half a bit" : "");
 }
 
 MadeContext::MadeContext(const ContextShape& shape) : shape_(shape), options_(index_options(shape)) {
@@ -131,6 +133,7 @@ Policy bytes_policy(const MadeContext& context, double share) {
   SelectionRule rule = upper_rule(context, share);
   rule.rule = Rule::bytes;
   rule.rest = Rest::mean;
+  rule.sketch_share = sketch_share(context.view().layers[0][0].sketches);
   rule.bytes = share * static_cast<double>(context.shape().n_tokens * kv_bytes(context.view().layers[0][0]));
   return rule_policy(rule, context.view().model.softmax_scale);
 }

@@ -14,17 +14,18 @@ struct ContextShape {
   int n_kv_heads = 8;
   int head_dim = 128;
   int n_layers = 1;
-  bool int8 = false;  // keys and values, else bf16
+  bool int8 = false;     // keys and values, else bf16
+  int sketch_group = 4;  // dimensions that four bits of a sketch stand for
 
   int64_t layer_bytes() const { return (int8 ? 2 : 4) * n_tokens * n_kv_heads * head_dim; }
-  std::string str() const;  // "32/8 128K", "32/8 128K int8"
+  std::string str() const;  // "32/8 128K", "32/8 128K int8", "32/8 128K half a bit"
 };
 
 // Keys of many topics (tests/planted_keys.hpp) as bf16, also used as values. One head is clustered and every head of
 // every layer is a copy of it, in memory of its own: what is measured is reading, not how heads differ.
 class MadeContext {
  public:
-  // 2.5 % leaves with 8-bit centroids, one-bit sketches and levels above as squeeze-build has them; clustered in short
+  // 2.5 % leaves with 8-bit centroids, sketches and levels above as squeeze-build has them; clustered in short
   // segments and few iterations, since only the sizes matter here.
   explicit MadeContext(const ContextShape& shape);
 
