@@ -41,6 +41,8 @@ struct AttendDecodeArgs {
   int64_t tail_capacity;
   const int32_t* n_tail;  // [n_works]; null: no tail
   int n_tails = 0;        // work w reads tail w % n_tails; 0: n_works
+  const void* const* tail_keys_of = nullptr;  // [n_tails], instead of tail_keys: the rows of each tail; else null
+  const void* const* tail_values_of = nullptr;
 
   // Dropped clusters, at their value means with given logits (log N_i + s q·C_i).
   const void* value_means;  // [n_kv_heads, n_clusters, head_dim]

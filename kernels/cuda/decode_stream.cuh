@@ -124,11 +124,18 @@ class WarpStream {
       copy_from(a_.value_means, head * a_.n_clusters, stage + kUnitRows * C::kStride);
       return;
     }
-    const bool tail = part == Part::tail;
-    const int64_t first = tail ? work_ % a_.n_tails * a_.tail_capacity : head * a_.n_tokens;
-    if (C::kBytes && !tail) return copy_bytes(first, stage);
-    copy_from(tail ? a_.tail_keys : a_.keys, first, stage);
-    copy_from(tail ? a_.tail_values : a_.values, first, stage + kUnitRows * C::kStride);
+    if (part == Part::tail) return copy_tail(work_ % a_.n_tails, stage);
+    const int64_t first = head * a_.n_tokens;
+    if (C::kBytes) return copy_bytes(first, stage);
+    copy_from(a_.keys, first, stage);
+    copy_from(a_.values, first, stage + kUnitRows * C::kStride);
+  }
+
+  __device__ void copy_tail(int tail, uint16_t* stage) const {
+    const bool own = a_.tail_keys_of != nullptr;
+    const int64_t first = own ? 0 : tail * a_.tail_capacity;
+    copy_from(own ? a_.tail_keys_of[tail] : a_.tail_keys, first, stage);
+    copy_from(own ? a_.tail_values_of[tail] : a_.tail_values, first, stage + kUnitRows * C::kStride);
   }
 
   __device__ void copy_from(const void* base, int64_t first_row, uint16_t* to) const {

@@ -87,15 +87,27 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(RotateArgs a) {
   }
 }
 
+__device__ void store_float(float x, DType dtype, void* cache, int64_t at) {
+  const uint32_t bits = dtype == DType::bf16 ? pack(x, 0.0f, BF16{}) : pack(x, 0.0f, F16{});
+  static_cast<uint16_t*>(cache)[at] = static_cast<uint16_t>(bits);
+}
+
 __global__ void __launch_bounds__(kThreads) append_kernel(AppendArgs a) {
   const int64_t row = static_cast<int64_t>(a.n_heads) * a.dim;
   const int64_t before = a.first ? *a.first : a.first_row;
-  auto* cache = static_cast<uint16_t*>(a.cache);
   for (int64_t i = first_element(); i < a.n * row; i += element_step()) {
     const int64_t token = i / row, head = i % row / a.dim, c = i % a.dim;
-    const float x = a.rows[token * a.stride + i % row];
-    const uint32_t bits = a.dtype == DType::bf16 ? pack(x, 0.0f, BF16{}) : pack(x, 0.0f, F16{});
-    cache[(head * a.capacity + before + token) * a.dim + c] = static_cast<uint16_t>(bits);
+    store_float(a.rows[token * a.stride + i % row], a.dtype, a.cache,
+                (head * a.capacity + before + token) * a.dim + c);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) append_each_kernel(AppendEachArgs a) {
+  const int64_t n = a.n * a.n_heads * a.dim;
+  for (int64_t i = first_element(); i < n; i += element_step()) {
+    const int64_t cache = i / a.dim, at = (int64_t{a.lengths[cache]} - 1) * a.dim + i % a.dim;
+    store_float(a.keys[i], a.dtype, a.key_caches[cache], at);
+    store_float(a.values[i], a.dtype, a.value_caches[cache], at);
   }
 }
 
@@ -151,11 +163,12 @@ __global__ void __launch_bounds__(kThreads) regroup_kernel(RegroupKernelArgs a) 
 
 // A block per count.
 __global__ void __launch_bounds__(kThreads) count_kernel(CountArgs a) {
-  const int32_t* counts = a.counts[blockIdx.x];
+  const int i_count = static_cast<int>(blockIdx.x) % a.n_counts, request = static_cast<int>(blockIdx.x) / a.n_counts;
+  const int32_t* counts = a.counts[i_count] + static_cast<int64_t>(request) * a.n;
   int64_t sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < a.n; i += kThreads) sum += counts[i];
   sum = warp_sum(sum);
-  if (threadIdx.x % kWarpSize == 0) atomic_add(a.totals[blockIdx.x], sum);
+  if (threadIdx.x % kWarpSize == 0) atomic_add(a.totals_of[request] + a.slots[i_count], sum);
 }
 
 struct ArgmaxArgs {
@@ -215,6 +228,11 @@ void append_rows(const AppendArgs& args, Stream stream) {
   launch(append_kernel, {.grid_x = blocks_for(args.n * args.n_heads * args.dim), .threads = kThreads}, stream, args);
 }
 
+void append_each(const AppendEachArgs& args, Stream stream) {
+  if (args.n == 0) return;
+  launch(append_each_kernel, {.grid_x = blocks_for(args.n * args.n_heads * args.dim), .threads = kThreads}, stream, args);
+}
+
 void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream stream) {
   if (n == 0) return;
   launch(swiglu_kernel, {.grid_x = blocks_for(n), .threads = kThreads}, stream, SwigluArgs{gate, up, n, out});
@@ -238,8 +256,9 @@ void add_counts(const CountArgs& args, Stream stream) {
     throw std::invalid_argument("add_counts: expected at most " + std::to_string(CountArgs::kMost) + " counts, found " +
                                 std::to_string(args.n_counts));
   }
-  if (args.n_counts == 0 || args.n <= 0) return;
-  launch(count_kernel, {.grid_x = static_cast<unsigned>(args.n_counts), .threads = kThreads}, stream, args);
+  if (args.n_counts == 0 || args.n <= 0 || args.n_requests <= 0) return;
+  launch(count_kernel, {.grid_x = static_cast<unsigned>(args.n_counts * args.n_requests), .threads = kThreads}, stream,
+         args);
 }
 
 void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream) {

@@ -46,6 +46,19 @@ struct AppendArgs {
 };
 void append_rows(const AppendArgs& args, Stream stream);
 
+// One token's keys and values, f32 [n, n_heads, dim], to caches of their own: row lengths[i] - 1 of cache i, f16 or bf16
+// [*, dim], for each of the n * n_heads.
+struct AppendEachArgs {
+  const float *keys, *values;
+  int64_t n;
+  int n_heads, dim;
+  void* const* key_caches;  // [n * n_heads]
+  void* const* value_caches;
+  DType dtype;
+  const int32_t* lengths;  // [n * n_heads], the new row included
+};
+void append_each(const AppendEachArgs& args, Stream stream);
+
 // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], rounded to bf16.
 void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream stream);
 
@@ -66,13 +79,15 @@ struct RegroupArgs {
 void group_blocks(const RegroupArgs& args, Stream stream);
 void ungroup_blocks(const RegroupArgs& args, Stream stream);
 
-// *totals[i] += the sum of counts[i], [n]; exact.
+// totals_of[request][slots[i]] += the sum of the request's n numbers in counts[i], [n_requests, n]; exact.
 struct CountArgs {
   static constexpr int kMost = 8;
   const int32_t* counts[kMost];
-  int64_t* totals[kMost];
+  int slots[kMost];
   int n_counts;
   int n;
+  int n_requests;
+  int64_t* const* totals_of;  // [n_requests], in device memory
 };
 void add_counts(const CountArgs& args, Stream stream);
 

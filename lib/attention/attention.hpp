@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "lib/core/tensor.hpp"
 
@@ -16,12 +17,27 @@ struct AttentionInput {
   TensorView values;       // f32 [n, n_kv_heads, head_dim]
 };
 
+class Attention;
+
+// The projections of the next token of each of n sequences in one layer; each has an attention of its own.
+struct TogetherInput {
+  int layer;
+  std::span<Attention* const> attentions;  // [n], all different
+  std::span<const int64_t> positions;      // [n]
+  TensorView queries;                      // f32 [n, n_query_heads, head_dim]
+  TensorView keys;                         // f32 [n, n_kv_heads, head_dim]
+  TensorView values;                       // f32 [n, n_kv_heads, head_dim]
+};
+
 class Attention {
  public:
   virtual ~Attention() = default;
   // Appends the keys and values to the layer's cache and returns the causal attention output,
   // f32 [n, n_query_heads, head_dim], valid until the next call.
   virtual TensorView attend(const AttentionInput& input) = 0;
+  // attend() of every sequence's attention, of which this is one, at once: `out` becomes f32 [n, n_query_heads, head_dim].
+  // False, and nothing is done, if they cannot be attended to together.
+  virtual bool attend_together(const TogetherInput& /*input*/, Tensor& /*out*/) { return false; }
   // A sequence of this many tokens is to be expected: caches may make room for it at once.
   virtual void reserve(int64_t /*n_tokens*/) {}
 };

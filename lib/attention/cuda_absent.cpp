@@ -10,7 +10,8 @@ std::unique_ptr<Operations> cuda_operations() { fail("{}", cuda_problem()); }
 
 std::shared_ptr<const CudaContext> upload_context(Operations&, const ContextView&) { fail("{}", cuda_problem()); }
 
-std::unique_ptr<TailAttention> cuda_attention(Operations&, std::shared_ptr<const CudaContext>, Rules, Rest, int64_t) {
+std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations&, std::shared_ptr<const CudaContext>, Rules, Rest,
+                                                            int64_t, size_t) {
   fail("{}", cuda_problem());
 }
 

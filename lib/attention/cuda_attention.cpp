@@ -2,21 +2,18 @@
 #include "lib/attention/cuda_attention.hpp"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "kernels/cuda/attend_decode.hpp"
 #include "kernels/cuda/attend_prefill.hpp"
 #include "kernels/cuda/forward_ops.hpp"
-#include "lib/attention/cuda_lookup.hpp"
+#include "lib/attention/cuda_engine.hpp"
 #include "lib/core/error.hpp"
 #include "lib/model/cuda_device_operations.hpp"
 
 namespace squeeze {
 namespace {
 
-constexpr int64_t kLookupBytes = int64_t{256} << 20;  // of the buffers of one lookup: more works go one after another
-constexpr int64_t kMostWorks = 1024;                  // that the kernels take at once
 constexpr int kDenseBlock = 64;                       // query tokens that read everything together
 
 static_assert(kMostCudaRows == cuda::kMaxGroup);
@@ -42,26 +39,22 @@ struct Blocks {
 
 class CudaAttention final : public TailAttention {
  public:
-  CudaAttention(CudaOperations& cuda, std::shared_ptr<const CudaContext> context, Rules rules, Rest rest,
-                int64_t query_block)
-      : cuda_(cuda),
-        context_(std::move(context)),
-        rules_(std::move(rules)),
-        rest_(rest),
+  CudaAttention(std::shared_ptr<CudaEngine> engine, int64_t query_block)
+      : engine_(std::move(engine)),
         query_block_(query_block),
-        tails_(context_->layers.size()),
-        lookup_(*context_, rest, cuda.stream()) {
+        tails_(engine_->context->layers.size()),
+        counts_(engine_->stream()) {
     if (query_block < 0) fail("the query block must not be negative, found {}", query_block);
   }
 
   TensorView attend(const AttentionInput& input) override {
-    const auto number = static_cast<size_t>(input.layer);
-    check_input(input, model(), context_->n_tokens + (number < tails_.size() ? tails_[number].n_tokens : 0));
+    check(input);
     const int64_t n = input.queries.size(0);
-    output_.resize(DType::f32, input.queries.shape());
-    if (n == 0) return output_;
-    append(input, tails_[number]);
-    if (plan(input.layer, 1).dense) {
+    Tensor& output = engine_->output;
+    output.resize(DType::f32, input.queries.shape());
+    if (n == 0) return output;
+    append(input, tail(input.layer));
+    if (engine_->plan(input.layer, 1).dense) {
       attend_densely(input);
     } else {
       const int64_t most = std::min<int64_t>(n, kMostCudaRows / model().group_size());
@@ -69,45 +62,84 @@ class CudaAttention final : public TailAttention {
       attend_blocks(input, {0, n / tokens, tokens});
       if (n % tokens != 0) attend_blocks(input, {n - n % tokens, 1, n % tokens});
     }
-    return output_;
+    return output;
+  }
+
+  bool attend_together(const TogetherInput& input, Tensor& out) override {
+    std::vector<CudaAttention*> all;
+    for (Attention* each : input.attentions) {
+      auto* own = dynamic_cast<CudaAttention*>(each);
+      if (!own || own->engine_ != engine_) return false;
+      all.push_back(own);
+    }
+    if (all.size() < 2) return false;
+    const int64_t n = std::ssize(all), n_kv_heads = model().n_kv_heads;
+    for (int64_t i = 0; i < n; ++i) {
+      all[size_t(i)]->check({input.layer, input.positions[size_t(i)], input.queries.slice(i, i + 1),
+                             input.keys.slice(i, i + 1), input.values.slice(i, i + 1)});
+    }
+    out.resize(DType::f32, input.queries.shape());
+    const std::vector<int32_t> lengths = lengthen(all, input.layer);
+    const CudaEngine::TailRows& tails = engine_->tail_rows[static_cast<size_t>(input.layer)];
+    const int32_t* n_tail = engine_->tail_lengths(lengths);
+    cuda::append_each({input.keys.f32(), input.values.f32(), n, static_cast<int>(n_kv_heads), model().head_dim,
+                       tails.keys_of.data(), tails.values_of.data(), engine_->context->dtype, n_tail},
+                      stream());
+    const CudaPlan& rule = engine_->plan(input.layer, 1);
+    const int group = model().group_size();
+    const int64_t step = rule.dense ? kMostCudaWorks / n_kv_heads : engine_->blocks_at_once(input.layer, rule, group);
+    for (int64_t first = 0; first < n; first += step) {
+      const int64_t n_here = std::min(step, n - first), floats = int64_t{model().n_query_heads} * model().head_dim;
+      auto a = engine_->arguments<cuda::AttendDecodeArgs>(input.layer);
+      a.queries = input.queries.f32() + first * floats;
+      a.out = out.f32() + first * floats;
+      a.n_works = static_cast<int>(n_here * n_kv_heads);
+      a.group = a.heads_per_token = group;
+      a.tail_keys_of = tails.keys_of.data() + first * n_kv_heads;
+      a.tail_values_of = tails.values_of.data() + first * n_kv_heads;
+      a.n_tail = n_tail + first * n_kv_heads;
+      std::vector<CudaCounts*> counts;
+      for (int64_t i = first; i < first + n_here; ++i) counts.push_back(&all[size_t(i)]->counts_);
+      engine_->select_and_attend(input.layer, rule.dense ? nullptr : &rule, counts, a);
+    }
+    for (CudaAttention* own : all) own->count(input.layer, n_kv_heads, rule.dense);
+    return true;
   }
 
   void reserve(int64_t n_tokens) override {
-    for (Tail& tail : tails_) make_room(n_tokens - context_->n_tokens, tail);
+    for (Tail& tail : tails_) make_room(n_tokens - engine_->context->n_tokens, tail);
   }
 
   void clear_tail() override {
     for (Tail& tail : tails_) tail.n_tokens = 0;
     usage_ = {};
-    lookup_.clear_usage();
+    counts_.clear();
   }
 
   Usage usage() const override {
     Usage all = usage_;
-    lookup_.add_usage(context_->layers[0], all);
+    counts_.add_usage(engine_->context->layers[0], all);
     return all;
   }
 
  private:
-  const ModelInfo& model() const { return context_->model; }
-  cuda::Stream stream() const { return cuda_.stream().get(); }
+  const ModelInfo& model() const { return engine_->model(); }
+  cuda::Stream stream() const { return engine_->stream().get(); }
+  Tail& tail(int layer) { return tails_[static_cast<size_t>(layer)]; }
+  const HeadView& head(int layer) const { return engine_->layer(layer).heads[0]; }
 
-  // Of blocks of n_query_tokens; made once.
-  const CudaPlan& plan(int layer, int64_t n_query_tokens) {
-    const auto found = plans_.find({layer, n_query_tokens});
-    if (found != plans_.end()) return found->second;
-    return plans_
-        .emplace(std::pair{layer, n_query_tokens}, plan_layer(context_->layers[static_cast<size_t>(layer)], layer,
-                                                              rules_, rest_, n_query_tokens, cuda_.stream()))
-        .first->second;
+  void check(const AttentionInput& input) const {
+    const auto number = static_cast<size_t>(input.layer);
+    check_input(input, model(), engine_->context->n_tokens + (number < tails_.size() ? tails_[number].n_tokens : 0));
   }
 
   void make_room(int64_t n, Tail& tail) {
     if (n <= tail.capacity()) return;
     const int64_t capacity = std::max<int64_t>({64, n, 2 * tail.capacity()});
-    const auto row_bytes = static_cast<size_t>(model().head_dim) * size_of(context_->dtype);
+    const DType dtype = engine_->context->dtype;
+    const auto row_bytes = static_cast<size_t>(model().head_dim) * size_of(dtype);
     for (Tensor* cache : {&tail.keys, &tail.values}) {
-      Tensor grown(context_->dtype, {model().n_kv_heads, capacity, model().head_dim}, cuda_memory());
+      Tensor grown(dtype, {model().n_kv_heads, capacity, model().head_dim}, cuda_memory());
       for (int64_t h = 0; tail.n_tokens > 0 && h < model().n_kv_heads; ++h) {
         cuda::copy_on_device(grown.at(h * capacity * model().head_dim), (*cache)[h].data(),
                              static_cast<size_t>(tail.n_tokens) * row_bytes, stream());
@@ -119,38 +151,44 @@ class CudaAttention final : public TailAttention {
 
   void append(const AttentionInput& input, Tail& tail) {
     make_room(tail.n_tokens + input.keys.size(0), tail);
-    cuda_.store_rows(input.keys, tail.n_tokens, tail.keys);
-    cuda_.store_rows(input.values, tail.n_tokens, tail.values);
+    engine_->cuda.store_rows(input.keys, tail.n_tokens, tail.keys);
+    engine_->cuda.store_rows(input.values, tail.n_tokens, tail.values);
     tail.n_tokens += input.keys.size(0);
+  }
+
+  // Room for one row more in the tail of each; the lengths, [requests * KV heads].
+  std::vector<int32_t> lengthen(const std::vector<CudaAttention*>& all, int layer) {
+    std::vector<int32_t> lengths;
+    std::vector<void*> keys, values;
+    for (CudaAttention* own : all) {
+      Tail& tail = own->tail(layer);
+      own->make_room(tail.n_tokens + 1, tail);
+      ++tail.n_tokens;
+      for (int64_t h = 0; h < model().n_kv_heads; ++h) {
+        keys.push_back(tail.keys.at(h * tail.capacity() * model().head_dim));
+        values.push_back(tail.values.at(h * tail.capacity() * model().head_dim));
+        lengths.push_back(static_cast<int32_t>(tail.n_tokens));
+      }
+    }
+    engine_->tail_rows[static_cast<size_t>(layer)].set(std::move(keys), std::move(values), engine_->stream());
+    return lengths;
   }
 
   template <class Args>
   Args arguments(const AttentionInput& input, int64_t first_token) {
-    const CudaLayer& layer = context_->layers[static_cast<size_t>(input.layer)];
-    const Tail& tail = tails_[static_cast<size_t>(input.layer)];
+    const Tail& own = tail(input.layer);
     const int64_t token_size = int64_t{model().n_query_heads} * model().head_dim;
-    Args a = {};
+    Args a = engine_->arguments<Args>(input.layer);
     a.queries = input.queries.f32() + first_token * token_size;
-    a.out = output_.f32() + first_token * token_size;
-    a.n_kv_heads = model().n_kv_heads;
-    a.head_dim = model().head_dim;
-    a.scale = model().softmax_scale;
-    a.dtype = layer.kv_dtype;
-    a.float_type = context_->dtype;
-    a.key_scales = layer.key_scales.data();
-    a.value_scales = layer.value_scales.data();
-    a.keys = layer.keys.data();
-    a.values = layer.values.data();
-    a.n_tokens = context_->n_tokens;
-    a.tail_keys = tail.keys.data();
-    a.tail_values = tail.values.data();
-    a.tail_capacity = tail.capacity();
+    a.out = engine_->output.f32() + first_token * token_size;
+    a.tail_keys = own.keys.data();
+    a.tail_values = own.values.data();
+    a.tail_capacity = own.capacity();
     return a;
   }
 
   void attend_densely(const AttentionInput& input) {
     const auto n = static_cast<int>(input.queries.size(0));
-    const HeadView& head = context_->layers[static_cast<size_t>(input.layer)].heads[0];
     if (n == 1) {
       attend_selected(input, {0, 1, 1}, nullptr);
     } else {
@@ -158,46 +196,35 @@ class CudaAttention final : public TailAttention {
       a.n_queries = n;
       a.n_query_heads = model().n_query_heads;
       a.block_tokens = kDenseBlock;
-      a.n_rows = all_rows((n + kDenseBlock - 1) / kDenseBlock);
-      a.n_tail_before = static_cast<int>(tails_[static_cast<size_t>(input.layer)].n_tokens) - n;
-      a.workspace = prefill_space_.of(
+      a.n_rows = engine_->all_rows((n + kDenseBlock - 1) / kDenseBlock);
+      a.n_tail_before = static_cast<int>(tail(input.layer).n_tokens) - n;
+      a.workspace = engine_->prefill_space.of(
           cuda::attend_prefill_workspace_bytes(n, a.n_query_heads, a.n_kv_heads, a.head_dim, kDenseBlock), {n},
-          cuda_.stream());
+          engine_->stream());
       cuda::attend_prefill(a, stream());
     }
     // As many lookups as the CPU counts: a block of tokens, a KV head.
     const int64_t block = query_block_ > 0 ? query_block_ : n;
-    const int64_t n_lookups = (n + block - 1) / block * model().n_kv_heads;
-    count(head, n_lookups);
-    usage_.keys_selected += n_lookups * head.n_clustered();
-    usage_.bytes_read += n_lookups * head.n_clustered() * kv_bytes(head);
+    count(input.layer, (n + block - 1) / block * model().n_kv_heads, true);
   }
 
-  // Everything but what was selected.
-  void count(const HeadView& head, int64_t n_lookups) {
+  // Everything but what lookups selected.
+  void count(int layer, int64_t n_lookups, bool dense) {
+    const HeadView& own = head(layer);
     usage_.n_lookups += n_lookups;
-    usage_.keys_clustered += n_lookups * head.n_clustered();
-    usage_.bytes_read += n_lookups * pinned_bytes(head);
-    usage_.bytes_dense += n_lookups * head.n_tokens() * kv_bytes(head);
-  }
-
-  const int32_t* all_rows(int64_t n_blocks) {
-    const auto n_works = static_cast<size_t>(n_blocks * model().n_kv_heads);
-    if (n_works > n_all_rows_) {
-      all_rows_.filled(std::vector<int32_t>(n_works, static_cast<int32_t>(context_->n_tokens)), cuda_.stream());
-      n_all_rows_ = n_works;
-    }
-    return all_rows_.data();
+    usage_.keys_clustered += n_lookups * own.n_clustered();
+    usage_.bytes_read += n_lookups * pinned_bytes(own);
+    usage_.bytes_dense += n_lookups * own.n_tokens() * kv_bytes(own);
+    if (!dense) return;
+    usage_.keys_selected += n_lookups * own.n_clustered();
+    usage_.bytes_read += n_lookups * own.n_clustered() * kv_bytes(own);
   }
 
   // As many blocks at a time as the buffers of a lookup may hold.
   void attend_blocks(const AttentionInput& input, const Blocks& all) {
-    const CudaLayer& layer = context_->layers[static_cast<size_t>(input.layer)];
-    const CudaPlan& rule = plan(input.layer, all.tokens);
-    const int group = static_cast<int>(all.tokens) * model().group_size();
-    const int64_t block_bytes = lookup_.bytes_per_work(layer, rule, group) * model().n_kv_heads;
-    const int64_t fit = std::min(kLookupBytes / block_bytes, kMostWorks / model().n_kv_heads);
-    const int64_t step = std::max<int64_t>(1, fit);
+    const CudaPlan& rule = engine_->plan(input.layer, all.tokens);
+    const int64_t step =
+        engine_->blocks_at_once(input.layer, rule, static_cast<int>(all.tokens) * model().group_size());
     for (int64_t done = 0; done < all.n; done += step) {
       attend_selected(input, {all.first + done * all.tokens, std::min(step, all.n - done), all.tokens}, &rule);
     }
@@ -205,7 +232,6 @@ class CudaAttention final : public TailAttention {
 
   // rule: null for everything.
   void attend_selected(const AttentionInput& input, const Blocks& blocks, const CudaPlan* rule) {
-    const CudaLayer& layer = context_->layers[static_cast<size_t>(input.layer)];
     const int heads_per_token = model().group_size();
     const int64_t n_works = blocks.n * model().n_kv_heads, n_tokens = blocks.n * blocks.tokens;
     auto a = arguments<cuda::AttendDecodeArgs>(input, blocks.first);
@@ -214,73 +240,40 @@ class CudaAttention final : public TailAttention {
                               model().n_kv_heads, heads_per_token, model().head_dim};
     const auto n_floats = static_cast<size_t>(n_tokens * model().n_query_heads * model().head_dim);
     if (blocks.tokens > 1) {
-      regroup.out = grouped_queries_.resized(n_floats);
+      regroup.out = engine_->grouped_queries.resized(n_floats);
       cuda::group_blocks(regroup, stream());
       a.queries = regroup.out;
-      a.out = grouped_out_.resized(n_floats);
+      a.out = engine_->grouped_out.resized(n_floats);
     }
     a.n_works = static_cast<int>(n_works);
     a.group = static_cast<int>(blocks.tokens) * heads_per_token;
     a.heads_per_token = heads_per_token;
     a.n_tails = model().n_kv_heads;
-    a.n_tail = tail_lengths(input, blocks);
-    if (rule) {
-      set_selection(lookup_.select(layer, *rule, a.queries, n_works, a.group), layer, a);
-      count(layer.heads[0], n_works);
-    } else {
-      a.n_rows = all_rows(blocks.n);
-    }
-    a.workspace = decode_space_.of(cuda::attend_decode_workspace_bytes(a.n_works, a.group, a.head_dim),
-                                   {n_works, a.group}, cuda_.stream());
-    cuda::attend_decode(a, stream());
+    a.n_tail = engine_->tail_lengths(lengths_of(input, blocks));
+    CudaCounts* const counts[] = {&counts_};
+    engine_->select_and_attend(input.layer, rule, counts, a);
+    if (rule) count(input.layer, n_works, false);
     if (blocks.tokens == 1) return;
     regroup.in = a.out;
     regroup.out = out;
     cuda::ungroup_blocks(regroup, stream());
   }
 
-  static void set_selection(const CudaSelection& selection, const CudaLayer& layer, cuda::AttendDecodeArgs& a) {
-    a.rows = selection.rows;
-    a.rows_stride = selection.rows_stride;
-    a.n_rows = selection.n_rows;
-    if (!selection.rest) return;
-    a.value_means = layer.value_means.data();
-    a.n_clusters = layer.n_means;
-    a.rest = selection.rest;
-    a.rest_logits = selection.rest_logits;
-    a.rest_stride = selection.rest_stride;
-    a.n_rest = selection.n_rest;
-  }
-
-  // Tail rows that the first token of each work sees; the same for all layers of a pass.
-  const int32_t* tail_lengths(const AttentionInput& input, const Blocks& blocks) {
-    const int64_t before = tails_[static_cast<size_t>(input.layer)].n_tokens - input.queries.size(0);
-    const std::vector<int64_t> key{before, blocks.first, blocks.n, blocks.tokens};
-    if (key == tail_key_) return tail_lengths_.data();
-    tail_key_ = key;
+  // Tail rows that the first token of each work sees.
+  std::vector<int32_t> lengths_of(const AttentionInput& input, const Blocks& blocks) {
+    const int64_t before = tail(input.layer).n_tokens - input.queries.size(0);
     std::vector<int32_t> lengths;
     for (int64_t b = 0; b < blocks.n; ++b) {
       lengths.insert(lengths.end(), static_cast<size_t>(model().n_kv_heads),
                      static_cast<int32_t>(before + blocks.first + b * blocks.tokens + 1));
     }
-    return tail_lengths_.filled(lengths, cuda_.stream());
+    return lengths;
   }
 
-  CudaOperations& cuda_;
-  std::shared_ptr<const CudaContext> context_;
-  Rules rules_;
-  Rest rest_;
+  std::shared_ptr<CudaEngine> engine_;
   int64_t query_block_;
   std::vector<Tail> tails_;  // one per layer
-  std::map<std::pair<int, int64_t>, CudaPlan> plans_;
-  CudaLookup lookup_;
-
-  Tensor output_{cuda_memory()};
-  CudaBuffer<float> grouped_queries_, grouped_out_;
-  CudaBuffer<int32_t> all_rows_, tail_lengths_;
-  size_t n_all_rows_ = 0;
-  std::vector<int64_t> tail_key_;
-  CudaWorkspace prefill_space_, decode_space_;
+  CudaCounts counts_;
   Usage usage_;  // without what lookups selected
 };
 
@@ -290,9 +283,12 @@ std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const Contex
   return std::make_shared<const CudaContext>(upload_context(context, device(cuda).stream()));
 }
 
-std::unique_ptr<TailAttention> cuda_attention(Operations& cuda, std::shared_ptr<const CudaContext> context, Rules rules,
-                                              Rest rest, int64_t query_block) {
-  return std::make_unique<CudaAttention>(device(cuda), std::move(context), std::move(rules), rest, query_block);
+std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations& cuda, std::shared_ptr<const CudaContext> context,
+                                                            Rules rules, Rest rest, int64_t query_block, size_t n) {
+  const auto engine = std::make_shared<CudaEngine>(device(cuda), std::move(context), std::move(rules), rest);
+  std::vector<std::unique_ptr<TailAttention>> out;
+  while (out.size() < n) out.push_back(std::make_unique<CudaAttention>(engine, query_block));
+  return out;
 }
 
 }  // namespace squeeze

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "lib/attention/context_attention.hpp"
 #include "lib/model/operations.hpp"
@@ -20,8 +21,10 @@ std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const Contex
 // Selects as ContextAttention does, with these differences: blocks of query tokens have at most 16 query rows per KV
 // head (16 / group size tokens); with upper levels, a budget counts on what its rule expects them to let through; a
 // level above the leaves, or a leaf, that no longer fits a number of keys ends the choice. Usage has no times. Inputs
-// and outputs are device memory.
-std::unique_ptr<TailAttention> cuda_attention(Operations& cuda, std::shared_ptr<const CudaContext> context, Rules rules,
-                                              Rest rest, int64_t query_block);
+// and outputs are device memory. One of n per request that is answered at a time: they share what a call computes in, so
+// that an output is valid until the next call of any of them, and attend together (attend_together) in as many launches
+// as one alone.
+std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations& cuda, std::shared_ptr<const CudaContext> context,
+                                                            Rules rules, Rest rest, int64_t query_block, size_t n);
 
 }  // namespace squeeze

@@ -8,9 +8,7 @@
 namespace squeeze {
 
 CudaLookup::CudaLookup(const CudaContext& context, Rest rest, const CudaStream& stream)
-    : context_(context), rest_(rest), stream_(stream), levels_(context.layers[0].levels.size()) {
-  clear_usage();
-}
+    : context_(context), rest_(rest), stream_(stream), levels_(context.layers[0].levels.size()) {}
 
 template <class Args>
 Args CudaLookup::arguments(const float* queries, int64_t n_works, int group) const {
@@ -121,30 +119,47 @@ void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const
   cuda::sketch_lookup(a, stream_.get());
 }
 
-void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works) {
+void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works,
+                       std::span<CudaCounts* const> counts) {
+  const int64_t works_of_each = n_works / std::ssize(counts);
   cuda::CountArgs a = {};
-  a.n = static_cast<int>(n_works);
-  const auto add = [&](const int32_t* counts, Count total) {
-    a.counts[a.n_counts] = counts;
-    a.totals[a.n_counts++] = totals_.data() + total;
+  a.n = static_cast<int>(works_of_each);
+  a.n_requests = static_cast<int>(counts.size());
+  a.totals_of = totals_of(counts);
+  const auto add = [&](const int32_t* of_works, CudaCounts::Total total) {
+    a.counts[a.n_counts] = of_works;
+    a.slots[a.n_counts++] = total;
     if (a.n_counts < cuda::CountArgs::kMost) return;
     cuda::add_counts(a, stream_.get());
     a.n_counts = 0;
   };
-  add(n_rows_.data(), kRows);
-  for (size_t i = plan.first_level; i + 1 < layer.levels.size(); ++i) add(levels_[i].n_items.data(), kScored);
-  if (plan.sketches) add(n_candidates_.data(), kSketches);
-  if (rest_ == Rest::mean) add((plan.sketches ? n_rest_after_ : n_rest_).data(), kRest);
-  if (a.n_counts > 0) cuda::add_counts(a, stream_.get());
-  pinned_ += n_works * (layer.n_sinks() + layer.n_window());
-  for (const HeadView& head : layer.heads) {
-    scored_at_top_ += head.levels[plan.first_level].n_clusters() * (n_works / context_.model.n_kv_heads);
+  add(n_rows_.data(), CudaCounts::kRows);
+  for (size_t i = plan.first_level; i + 1 < layer.levels.size(); ++i) {
+    add(levels_[i].n_items.data(), CudaCounts::kScored);
   }
-  if (plan.sketches) codebook_bytes_ += n_works * layer.heads[0].sketches.codebook_bytes();
+  if (plan.sketches) add(n_candidates_.data(), CudaCounts::kSketches);
+  if (rest_ == Rest::mean) add((plan.sketches ? n_rest_after_ : n_rest_).data(), CudaCounts::kRest);
+  if (a.n_counts > 0) cuda::add_counts(a, stream_.get());
+  for (CudaCounts* own : counts) {
+    own->pinned_ += works_of_each * (layer.n_sinks() + layer.n_window());
+    for (const HeadView& head : layer.heads) {
+      own->scored_at_top_ +=
+          head.levels[plan.first_level].n_clusters() * (works_of_each / context_.model.n_kv_heads);
+    }
+    if (plan.sketches) own->codebook_bytes_ += works_of_each * layer.heads[0].sketches.codebook_bytes();
+  }
+}
+
+int64_t* const* CudaLookup::totals_of(std::span<CudaCounts* const> counts) {
+  std::vector<int64_t*> totals;
+  for (const CudaCounts* own : counts) totals.push_back(own->totals_.data());
+  if (totals == totals_) return totals_of_.data();
+  totals_ = std::move(totals);
+  return totals_of_.filled(totals_, stream_);
 }
 
 CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works,
-                                 int group) {
+                                 int group, std::span<CudaCounts* const> counts) {
   const auto works = static_cast<size_t>(n_works);
   const size_t rest_stride = static_cast<size_t>(layer.n_means + layer.levels.back().n_clusters);
   if (rest_ == Rest::mean) {
@@ -154,7 +169,7 @@ CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, c
   }
   for (size_t i = plan.first_level; i < layer.levels.size(); ++i) look_up(layer, plan, i, queries, n_works, group);
   if (plan.sketches) choose_keys(layer, plan, queries, n_works, group);
-  count(layer, plan, n_works);
+  count(layer, plan, n_works, counts);
   CudaSelection out = {};
   out.rows = rows_.data();
   out.rows_stride = plan.most_rows;
@@ -168,8 +183,8 @@ CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, c
   return out;
 }
 
-void CudaLookup::add_usage(const CudaLayer& layer, Usage& usage) const {
-  int64_t totals[kCounts];
+void CudaCounts::add_usage(const CudaLayer& layer, Usage& usage) const {
+  int64_t totals[kTotals];
   stream_.download(totals_.data(), sizeof totals, totals);
   const HeadView& head = layer.heads[0];
   usage.keys_selected += totals[kRows] - pinned_;
@@ -181,8 +196,8 @@ void CudaLookup::add_usage(const CudaLayer& layer, Usage& usage) const {
   if (head.sketches.present()) usage.bytes_read += totals[kSketches] * head.sketches.key_bytes();
 }
 
-void CudaLookup::clear_usage() {
-  cuda::fill_device(totals_.resized(kCounts), 0, kCounts * sizeof(int64_t), stream_.get());
+void CudaCounts::clear() {
+  cuda::fill_device(totals_.resized(kTotals), 0, kTotals * sizeof(int64_t), stream_.get());
   scored_at_top_ = pinned_ = codebook_bytes_ = 0;
 }
 

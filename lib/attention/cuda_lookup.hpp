@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "lib/attention/cuda_plan.hpp"
@@ -19,23 +20,39 @@ struct CudaSelection {
   const int32_t* n_rest;
 };
 
+// What the lookups of one request kept and read, partly in device memory.
+class CudaCounts {
+ public:
+  explicit CudaCounts(const CudaStream& stream) : stream_(stream) { clear(); }
+
+  // Adds the keys selected so far, and the bytes of these and of the index; waits for the device.
+  void add_usage(const CudaLayer& layer, Usage& usage) const;
+  void clear();
+
+ private:
+  friend class CudaLookup;
+  enum Total { kRows, kScored, kSketches, kRest, kTotals };
+
+  const CudaStream& stream_;
+  CudaBuffer<int64_t> totals_;
+  int64_t scored_at_top_ = 0;  // centroids of first levels: all of them, every time
+  int64_t pinned_ = 0;         // rows in the lists that were not selected
+  int64_t codebook_bytes_ = 0;
+};
+
 class CudaLookup {
  public:
   CudaLookup(const CudaContext& context, Rest rest, const CudaStream& stream);
 
-  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads.
-  CudaSelection select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group);
+  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads and of the requests in `counts`: as many
+  // works of each, one request after the other.
+  CudaSelection select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group,
+                       std::span<CudaCounts* const> counts);
 
   // Device memory that a work takes: what limits how many may be looked up at once.
   int64_t bytes_per_work(const CudaLayer& layer, const CudaPlan& plan, int group) const;
 
-  // Adds the keys selected so far, and the bytes of these and of the index; waits for the device.
-  void add_usage(const CudaLayer& layer, Usage& usage) const;
-  void clear_usage();
-
  private:
-  enum Count { kRows, kScored, kSketches, kRest, kCounts };
-
   struct Level {  // what is in play at a level
     CudaBuffer<int32_t> items, n_items;
     CudaBuffer<float> dropped;
@@ -46,7 +63,8 @@ class CudaLookup {
   void look_up(const CudaLayer& layer, const CudaPlan& plan, size_t number, const float* queries, int64_t n_works,
                int group);
   void choose_keys(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group);
-  void count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works);
+  void count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works, std::span<CudaCounts* const> counts);
+  int64_t* const* totals_of(std::span<CudaCounts* const> counts);
 
   const CudaContext& context_;
   Rest rest_;
@@ -55,10 +73,8 @@ class CudaLookup {
   CudaBuffer<int32_t> rows_, n_rows_, rest_list_, n_rest_, n_rest_after_, n_candidates_;
   CudaBuffer<float> rest_logits_, cluster_logits_, top_logits_;
   CudaWorkspace sketch_space_;
-  CudaBuffer<int64_t> totals_;
-  int64_t scored_at_top_ = 0;  // centroids of first levels: all of them, every time
-  int64_t pinned_ = 0;         // rows in the lists that were not selected
-  int64_t codebook_bytes_ = 0;
+  std::vector<int64_t*> totals_;  // of the requests that were counted last
+  CudaBuffer<int64_t*> totals_of_;
 };
 
 }  // namespace squeeze

@@ -166,15 +166,22 @@ TensorView Transformer::forward_each(std::span<const SequenceToken> tokens) cons
   if (tokens.empty()) fail("a forward pass needs at least one token");
   Impl& impl = *impl_;
   std::vector<int32_t> ids;
+  std::vector<Attention*> attentions;
   impl.positions.clear();
   for (const SequenceToken& token : tokens) {
     check_length(token.position + 1);
     ids.push_back(token.token);
     impl.positions.push_back(token.position);
+    attentions.push_back(token.attention);
   }
   impl.embed(ids, impl.hidden);
   for (int layer = 0; layer < config().n_layers; ++layer) {
     impl.run_layer(impl.layers[static_cast<size_t>(layer)], impl.positions, impl.hidden.f32(), [&] {
+      const AttentionInput all = impl.input(layer, 0, std::ssize(tokens));
+      if (attentions[0]->attend_together({layer, attentions, impl.positions, all.queries, all.keys, all.values},
+                                         impl.attended)) {
+        return impl.attended.view();
+      }
       impl.attended.resize(DType::f32, impl.q.shape());
       for (int64_t i = 0; i < std::ssize(tokens); ++i) {
         const TensorView row = tokens[static_cast<size_t>(i)].attention->attend(impl.input(layer, i, 1));

@@ -116,7 +116,7 @@ struct Device {
     });
   }
   std::unique_ptr<TailAttention> attention(const Rules& rules, Rest rest, int64_t query_block) {
-    return cuda_attention(*operations, uploaded, rules, rest, query_block);
+    return std::move(cuda_attentions(*operations, uploaded, rules, rest, query_block, 1)[0]);
   }
   Run run(const Rules& rules, Rest rest, int64_t query_block) {
     const auto made = attention(rules, rest, query_block);
@@ -241,6 +241,84 @@ TEST_SUITE("cuda_attention") {
     CHECK(first.out == second.out);
     CHECK(first.usage.bytes_read == second.usage.bytes_read);
     CHECK(device.run(context.rules("budget", 0.4), Rest::mean, 4).out == first.out);
+  }
+
+  TEST_CASE("tokens of several requests together: what each gets alone, and as many bytes for each") {
+    const Indexed context({.group = 4});
+    Device device(context);
+    Operations& ops = *device.operations;
+    const std::vector<int64_t> lengths = {3, 8, 5};  // of what they hold before
+    for (const Rules& rules : {dense_rules(), context.rules("sparsity", 0.8), context.rules("budget", 0.4)}) {
+      for (const Rest rest : {Rest::drop, Rest::mean}) {
+        auto together = cuda_attentions(ops, device.uploaded, rules, rest, 4, 3);
+        auto alone = cuda_attentions(ops, device.uploaded, rules, rest, 4, 3);
+        const auto input_of = [&](int64_t begin, int64_t end, int layer) {
+          AttentionInput input = context.tokens->input(context.n_tokens, begin, end);
+          input.layer = layer;
+          return input;
+        };
+        const auto attend = [&](TailAttention& attention, AttentionInput input) {
+          const Tensor queries = ops.upload(input.queries.clone()), keys = ops.upload(input.keys.clone()),
+                       values = ops.upload(input.values.clone());
+          input.queries = queries;
+          input.keys = keys;
+          input.values = values;
+          return ops.download(attention.attend(input)).clone();
+        };
+        for (size_t i = 0; i < 3; ++i) {
+          for (int layer = 0; layer < 2; ++layer) {
+            (void)attend(*together[i], input_of(0, lengths[i], layer));
+            (void)attend(*alone[i], input_of(0, lengths[i], layer));
+          }
+        }
+        for (int64_t step = 0; step < 2; ++step) {
+          for (int layer = 0; layer < 2; ++layer) {
+            const int64_t n_query_heads = 8, n_kv_heads = 2, dim = 64;
+            Tensor queries(DType::f32, {3, n_query_heads, dim}), keys(DType::f32, {3, n_kv_heads, dim}),
+                values(DType::f32, {3, n_kv_heads, dim});
+            std::vector<Attention*> attentions;
+            std::vector<int64_t> positions;
+            std::vector<Tensor> expected;
+            for (size_t i = 0; i < 3; ++i) {
+              const AttentionInput own = input_of(lengths[i] + step, lengths[i] + step + 1, layer);
+              std::memcpy(queries.at(int64_t(i) * n_query_heads * dim), own.queries.data(), own.queries.n_bytes());
+              std::memcpy(keys.at(int64_t(i) * n_kv_heads * dim), own.keys.data(), own.keys.n_bytes());
+              std::memcpy(values.at(int64_t(i) * n_kv_heads * dim), own.values.data(), own.values.n_bytes());
+              attentions.push_back(together[i].get());
+              positions.push_back(own.first_position);
+              expected.push_back(attend(*alone[i], own));
+            }
+            queries = ops.upload(std::move(queries));
+            keys = ops.upload(std::move(keys));
+            values = ops.upload(std::move(values));
+            Tensor out(ops.memory());
+            REQUIRE(together[1]->attend_together({layer, attentions, positions, queries, keys, values}, out));
+            const TensorView found = ops.download(out);
+            for (int64_t i = 0; i < 3; ++i) {
+              const TensorView own = expected[size_t(i)];
+              double difference = 0, size = 0;
+              for (int64_t c = 0; c < own.n_elements(); ++c) {
+                difference += std::pow(double{found[i].f32()[c]} - double{own.f32()[c]}, 2);
+                size += std::pow(double{own.f32()[c]}, 2);
+              }
+              // The work is split otherwise, so that sums round otherwise.
+              CHECK(std::sqrt(difference) <= 1e-5 * std::sqrt(size));
+            }
+          }
+        }
+        for (size_t i = 0; i < 3; ++i) check_same_bytes_read(together[i]->usage(), alone[i]->usage());
+      }
+    }
+  }
+
+  TEST_CASE("attentions that share nothing, and one alone, are not attended to together") {
+    const Indexed context;
+    Device device(context);
+    const auto one = device.attention(dense_rules(), Rest::drop, 1), other = device.attention(dense_rules(), Rest::drop, 1);
+    Tensor out;
+    for (const std::vector<Attention*>& attentions : {std::vector<Attention*>{one.get(), other.get()}, {one.get()}}) {
+      CHECK_FALSE(one->attend_together({0, attentions, {}, {}, {}, {}}, out));
+    }
   }
 
   TEST_CASE("keys and values of other types become bf16") {

@@ -199,24 +199,81 @@ void check_regroup() {
 }
 
 void check_counts() {
-  constexpr int kN = 700;
+  constexpr int kN = 700, kRequests = 3;
   Random random(10);
-  std::vector<int32_t> first(kN), second(kN);
-  int64_t first_sum = 5, second_sum = 1;  // what is there before
-  for (int i = 0; i < kN; ++i) {
+  std::vector<int32_t> first(kN * kRequests), second(kN * kRequests);
+  std::vector<std::vector<int64_t>> expected(kRequests, {5, 7, 1});  // what is there before
+  for (int i = 0; i < kN * kRequests; ++i) {
     first[size_t(i)] = 2'000'000'000 + random.below(1000);
     second[size_t(i)] = -random.below(1000);
-    first_sum += first[size_t(i)];
-    second_sum += second[size_t(i)];
+    expected[size_t(i / kN)][2] += first[size_t(i)];
+    expected[size_t(i / kN)][0] += second[size_t(i)];
   }
   const DeviceArray<int32_t> device_first(first), device_second(second);
-  const DeviceArray<int64_t> totals(std::vector<int64_t>{5, 1});
+  std::vector<DeviceArray<int64_t>> totals;
+  std::vector<int64_t*> totals_of;
+  for (int r = 0; r < kRequests; ++r) {
+    totals.emplace_back(std::vector<int64_t>{5, 7, 1});
+    totals_of.push_back(totals.back().data());
+  }
+  const DeviceArray<int64_t*> device_totals(totals_of);
   cuda::add_counts({.counts = {device_first.data(), device_second.data()},
-                    .totals = {totals.data(), totals.data() + 1},
+                    .slots = {2, 0},
                     .n_counts = 2,
-                    .n = kN},
+                    .n = kN,
+                    .n_requests = kRequests,
+                    .totals_of = device_totals.data()},
                    nullptr);
-  expect(totals.host() == std::vector<int64_t>{first_sum, second_sum}, "sums of counts");
+  for (size_t r = 0; r < kRequests; ++r) expect(totals[r].host() == expected[r], "sums of counts");
+}
+
+// Against append_rows of each, which has its own test.
+void check_append_each() {
+  constexpr int kN = 3, kHeads = 2, kDim = 64, kRows = 5;
+  Random random(11);
+  const DeviceArray<float> keys(random.normals(kN * kHeads * kDim)), values(random.normals(kN * kHeads * kDim));
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    std::vector<DeviceArray<uint16_t>> expected, found;  // keys, then values, of each
+    std::vector<void*> key_caches, value_caches;
+    std::vector<int32_t> lengths;
+    for (int i = 0; i < 2 * kN; ++i) {
+      expected.emplace_back(std::vector<uint16_t>(kHeads * kRows * kDim, 7));
+      found.emplace_back(std::vector<uint16_t>(kHeads * kRows * kDim, 7));
+    }
+    for (int i = 0; i < kN; ++i) {
+      for (int part = 0; part < 2; ++part) {
+        const float* rows = (part ? values : keys).data() + i * kHeads * kDim;
+        cuda::append_rows({.rows = rows,
+                           .stride = kHeads * kDim,
+                           .n = 1,
+                           .n_heads = kHeads,
+                           .dim = kDim,
+                           .cache = expected[size_t(part * kN + i)].data(),
+                           .dtype = dtype,
+                           .capacity = kRows,
+                           .first_row = 2 * i},
+                          nullptr);
+      }
+      for (int h = 0; h < kHeads; ++h) {
+        key_caches.push_back(found[size_t(i)].data() + h * kRows * kDim);
+        value_caches.push_back(found[size_t(kN + i)].data() + h * kRows * kDim);
+        lengths.push_back(2 * i + 1);
+      }
+    }
+    const DeviceArray<void*> device_keys(key_caches), device_values(value_caches);
+    const DeviceArray<int32_t> device_lengths(lengths);
+    cuda::append_each({.keys = keys.data(),
+                       .values = values.data(),
+                       .n = kN,
+                       .n_heads = kHeads,
+                       .dim = kDim,
+                       .key_caches = device_keys.data(),
+                       .value_caches = device_values.data(),
+                       .dtype = dtype,
+                       .lengths = device_lengths.data()},
+                      nullptr);
+    for (size_t i = 0; i < found.size(); ++i) expect(found[i].host() == expected[i].host(), "a row of its own");
+  }
 }
 
 void check_argmax() {
@@ -253,6 +310,7 @@ std::vector<Case> forward_ops_cases() {
       {"forward_ops: round_rows", check_round},
       {"forward_ops: group_blocks, ungroup_blocks", check_regroup},
       {"forward_ops: add_counts", check_counts},
+      {"forward_ops: append_each", check_append_each},
       {"forward_ops: argmax", check_argmax},
   };
 }

@@ -13,6 +13,9 @@ for rule in "--dense" "--budget 20%" "--sparsity 0.9 --rest drop"; do
     'BEGIN { print (x / y > 0.95 && x / y < 1.05) ? "about as many bytes" : x " and " y }'
 done
 field device cuda.json
+head -n 3 "$EXAMPLES/documents/short/doc_00.questions.jsonl" > three.jsonl
+run --device cuda --budget 20% three.jsonl | texts > alone.txt
+run --device cuda --budget 20% --batch 3 three.jsonl | texts | cmp - alone.txt && echo "three at a time: the same answers"
 head -c 900 "$EXAMPLES/documents/short/doc_00.txt" > start.txt
 squeeze-dump-emulated --device cuda --model "$EXAMPLES/model" --context start.txt --window 16 -o start.kv.h5 -q | sed 's/; .*//; s/^[0-9.]* s.*/done/'
 squeeze-build-emulated --device cuda start.kv.h5 --window 16 --leaf 10% -o start.sqz.h5 -q > /dev/null

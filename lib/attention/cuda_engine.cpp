@@ -1,0 +1,85 @@
+// Buffers that are kept from call to call, and what is known of a layer.
+#include "lib/attention/cuda_engine.hpp"
+
+#include <algorithm>
+
+namespace squeeze {
+namespace {
+
+constexpr int64_t kLookupBytes = int64_t{256} << 20;  // of the buffers of one lookup: more works go one after another
+
+void set_selection(const CudaSelection& selection, const CudaLayer& layer, cuda::AttendDecodeArgs& a) {
+  a.rows = selection.rows;
+  a.rows_stride = selection.rows_stride;
+  a.n_rows = selection.n_rows;
+  if (!selection.rest) return;
+  a.value_means = layer.value_means.data();
+  a.n_clusters = layer.n_means;
+  a.rest = selection.rest;
+  a.rest_logits = selection.rest_logits;
+  a.rest_stride = selection.rest_stride;
+  a.n_rest = selection.n_rest;
+}
+
+}  // namespace
+
+CudaEngine::CudaEngine(CudaOperations& operations, std::shared_ptr<const CudaContext> of, Rules how, Rest rest_mode)
+    : cuda(operations),
+      context(std::move(of)),
+      rest(rest_mode),
+      tail_rows(context->layers.size()),
+      rules_(std::move(how)),
+      lookup_(*context, rest_mode, operations.stream()) {}
+
+const CudaPlan& CudaEngine::plan(int number, int64_t n_query_tokens) {
+  const auto found = plans_.find({number, n_query_tokens});
+  if (found != plans_.end()) return found->second;
+  return plans_
+      .emplace(std::pair{number, n_query_tokens},
+               plan_layer(layer(number), number, rules_, rest, n_query_tokens, stream()))
+      .first->second;
+}
+
+int64_t CudaEngine::blocks_at_once(int number, const CudaPlan& rule, int group) const {
+  const int64_t block_bytes = lookup_.bytes_per_work(layer(number), rule, group) * model().n_kv_heads;
+  return std::max<int64_t>(1, std::min(kLookupBytes / block_bytes, kMostCudaWorks / model().n_kv_heads));
+}
+
+const int32_t* CudaEngine::all_rows(int64_t n_blocks) {
+  const auto n_works = static_cast<size_t>(n_blocks * model().n_kv_heads);
+  if (n_works > n_all_rows_) {
+    all_rows_.filled(std::vector<int32_t>(n_works, static_cast<int32_t>(context->n_tokens)), stream());
+    n_all_rows_ = n_works;
+  }
+  return all_rows_.data();
+}
+
+const int32_t* CudaEngine::tail_lengths(std::vector<int32_t> lengths) {
+  if (lengths != lengths_) {
+    lengths_ = std::move(lengths);
+    tail_lengths_.filled(lengths_, stream());
+  }
+  return tail_lengths_.data();
+}
+
+void CudaEngine::select_and_attend(int number, const CudaPlan* rule, std::span<CudaCounts* const> counts,
+                                   cuda::AttendDecodeArgs& a) {
+  if (rule) {
+    set_selection(lookup_.select(layer(number), *rule, a.queries, a.n_works, a.group, counts), layer(number), a);
+  } else {
+    a.n_rows = all_rows(a.n_works / model().n_kv_heads);
+  }
+  a.workspace = decode_space_.of(cuda::attend_decode_workspace_bytes(a.n_works, a.group, a.head_dim),
+                                 {a.n_works, a.group}, stream());
+  cuda::attend_decode(a, stream().get());
+}
+
+void CudaEngine::TailRows::set(std::vector<void*> new_keys, std::vector<void*> new_values, const CudaStream& stream) {
+  if (new_keys == keys && new_values == values) return;
+  keys = std::move(new_keys);
+  values = std::move(new_values);
+  keys_of.filled(keys, stream);
+  values_of.filled(values, stream);
+}
+
+}  // namespace squeeze
