@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -78,6 +79,22 @@ Json levels_json(const ContextView& view) {
   return levels;
 }
 
+// Bits per dimension, 0 without sketches; of learned codes also what they miss: the squared miss over the squared scale,
+// on average over layers and heads.
+Json sketches_json(const KvIndex& index) {
+  const IndexOptions& options = index.options();
+  if (options.sketch_group == 0) return {{"bits", options.sign_bits}};
+  double sum = 0;
+  int64_t n = 0;
+  for (const std::vector<HeadView>& layer : index.view().layers) {
+    for (const HeadView& head : layer) {
+      sum += double{head.sketches.error} * double(head.keys.size(1));
+      ++n;
+    }
+  }
+  return {{"bits", 4.0 / options.sketch_group}, {"miss", std::round(1e4 * sum / double(n)) / 1e4}};
+}
+
 }  // namespace
 
 Json describe_index(const KvIndex& index) {
@@ -94,6 +111,7 @@ Json describe_index(const KvIndex& index) {
   info["iterations"] = options.iterations;
   info["seed"] = options.seed;
   info["levels"] = levels_json(index.view());
+  info["sketches"] = sketches_json(index);
   info["calibration"] = {{"source", calibration.source},
                          {"n_queries", calibration.n_queries},
                          {"upper_keep", calibration.upper_keep},
