@@ -99,8 +99,7 @@ struct KvIndexWriter::Impl {
                       index.keys.dtype() == layout.kv_dtype() && index.values.dtype() == layout.kv_dtype() &&
                       index.key_scales.size() == n_scales && index.value_scales.size() == n_scales &&
                       index.heads.size() == static_cast<size_t>(model.n_kv_heads) &&
-                      index.n_sinks == layout.options.n_sinks &&
-                      index.n_window == layout.options.n_window;
+                      index.n_sinks == layout.options.n_sinks && index.n_window == layout.options.n_window;
     if (!fits) {
       fail("{}: expected a layer of {} {}, found {} {}", file.partial_path(), name_of(layout.kv_dtype()), cache.str(),
            name_of(index.keys.dtype()), index.keys.shape().str());

@@ -23,9 +23,9 @@ struct LevelExtents {
 
 struct IndexLayerExtents {
   h5::Extent keys, values, token_of_row;
-  h5::Extent key_scales, value_scales;  // of i8 keys and values; else none
-  h5::Extent queries;                   // none in an index without queries
-  h5::Extent sketches, sketch_scales;   // none in an index without sketches
+  h5::Extent key_scales, value_scales;                                 // of i8 keys and values; else none
+  h5::Extent queries;                                                  // none in an index without queries
+  h5::Extent sketches, sketch_scales;                                  // none in an index without sketches
   h5::Extent sketch_dims, sketch_entries, sketch_steps, sketch_error;  // nor in one of version 2 or 3
   std::vector<LevelExtents> levels;
 };

@@ -16,7 +16,7 @@
 
 namespace squeeze {
 
-inline constexpr int kMaxHeadDim = 512;                  // the largest dim that attend and assign accept
+inline constexpr int kMaxHeadDim = 512;                    // the largest dim that attend and assign accept
 inline constexpr int kMaxCodeBytes = kMaxHeadDim / 2 / 2;  // that sketch_scores accepts: four bits per two dimensions
 
 struct RowRange {  // rows [begin, end)

@@ -32,7 +32,7 @@ struct EmptyIndex {
   int64_t code_bytes = 1;
   std::string kv_type = "keys", float_type = "bf16";
   h5::Type stored_kv = h5::Type::bf16;
-  int64_t n_scales = 12;  // per head
+  int64_t n_scales = 12;      // per head
   int64_t sketch_group = -1;  // instead of sketch_bits, if not negative
   int64_t stored_group = -1;  // of the codebooks that are there; negative: sketch_group
 

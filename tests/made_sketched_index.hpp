@@ -1,5 +1,5 @@
-// Indexes with all that versions 2 to 4 of the format brought: sketches, 8-bit centroids, probe positions, heads' shares.
-// As in made_files.hpp, the same on any machine.
+// Indexes with all that versions 2 to 4 of the format brought: sketches, 8-bit centroids, probe positions, heads'
+// shares. As in made_files.hpp, the same on any machine.
 #pragma once
 
 #include <algorithm>
@@ -131,9 +131,8 @@ inline bool are_sign_sketches(const HeadView& head, TensorView keys, int bits) {
 inline bool is_made_index(const KvIndex& index, const MadeIndexKind& kind) {
   const Calibration calibration = made_calibration(kind);
   bool same = same_context(index.context(), made_context()) && index.dtype() == kind.dtype &&
-              index.options().sketch_group == kind.group &&
-              index.options().sign_bits == kind.sign_bits && index.options().quantise_centroids == kind.quantise &&
-              index.options().quantise_kv == kind.quantise_kv &&
+              index.options().sketch_group == kind.group && index.options().sign_bits == kind.sign_bits &&
+              index.options().quantise_centroids == kind.quantise && index.options().quantise_kv == kind.quantise_kv &&
               index.kv_dtype() == (kind.quantise_kv ? DType::i8 : kind.dtype) &&
               same_ints(index.query_positions(), kMadePositions) && same_calibration(index.calibration(), calibration);
   for (size_t i = 0; same && i < calibration.blocks.size(); ++i) {

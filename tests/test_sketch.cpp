@@ -122,8 +122,8 @@ TEST_SUITE("sketch") {
                     const auto place = size_t(group * n + i);
                     if (sketches.dims[place] < 0) continue;
                     const auto c = size_t(sketches.dims[place]);
-                    const double off =
-                        x[c] / length - double{sketches.steps[place]} * sketches.entries[size_t((group * 16 + b) * n + i)];
+                    const double off = x[c] / length - double{sketches.steps[place]} *
+                                                           sketches.entries[size_t((group * 16 + b) * n + i)];
                     distance += off * off;
                     to_code += (x[c] / length - code[c]) * (x[c] / length - code[c]);
                   }
@@ -181,8 +181,8 @@ TEST_SUITE("sketch") {
         double exact = 0, estimated = 0;
         for (int64_t key = 0; key < n_keys; ++key) {
           exact += std::exp(scale * dot_of(query, row_of(keys.view(), key)));
-          estimated += std::exp(scale * sketch_scale(sketches.view(), key) *
-                                dot_of(query, code_of(sketches.view(), key, dim)));
+          estimated +=
+              std::exp(scale * sketch_scale(sketches.view(), key) * dot_of(query, code_of(sketches.view(), key, dim)));
         }
         const double miss =
             0.5 * scale * scale * dot_of(query, query) * squared_scale * double{sketches.codebooks.error};
@@ -222,8 +222,8 @@ TEST_SUITE("sketch") {
             const double estimate = scale * dot_of(query, code);
             const double error = double{found[static_cast<size_t>(q * n_keys + key)]} - estimate;
             // Half a step per group with the roundings of sums and quotients of 31; four roundings of the result.
-            REQUIRE(std::abs(error) <= scale * double(view.n_groups()) * step * (0.5 + 31 * 12 * 0x1p-24) +
-                                           0x1p-22 * std::abs(estimate));
+            REQUIRE(std::abs(error) <=
+                    scale * double(view.n_groups()) * step * (0.5 + 31 * 12 * 0x1p-24) + 0x1p-22 * std::abs(estimate));
             const double own = estimate - double{softmax_scale} * dot_of(query, row_of(keys.view(), key));
             added += error * error;
             missed += own * own;
@@ -304,7 +304,8 @@ TEST_SUITE("sketch") {
       const auto check_found = [&](auto& value, auto other) {
         const auto before = value;
         value = static_cast<std::remove_reference_t<decltype(value)>>(other);
-        CHECK(verify_layer(heads_of(layer)) == std::vector<std::string>{"KV head 1: the sketches are not those of the keys"});
+        CHECK(verify_layer(heads_of(layer)) ==
+              std::vector<std::string>{"KV head 1: the sketches are not those of the keys"});
         value = before;
       };
       Sketches& own = layer.heads[1].sketches;

@@ -139,53 +139,53 @@ TEST_SUITE("sketch_kernels") {
   TEST_CASE("sketch_scores: the exact sum of entries, scaled; the same bits from every table") {
     std::mt19937 rng(2);
     for (const int64_t code_bytes : kCodeBytes) {
-        CAPTURE(code_bytes);
-        constexpr int64_t kRows = 500;  // of which 150 in ranges
-        const SketchCase made(64, kRows, code_bytes, rng);
-        SketchScoresArgs args = made.args();
-        const RowRange all{kFirstRow, kFirstRow + static_cast<int32_t>(kRows)};
-        std::vector<float> expected(64 * kRows);
-        args.out = expected.data();
-        args.out_stride = kRows;
-        args.ranges = &all;
-        args.n_ranges = 1;
-        available_kernels().front()->sketch_scores(args);
-        for (int64_t i = 0; i < 64; ++i) {
-          for (int64_t j = 0; j < kRows; ++j) {
-            const double product =
-                double{made.query_scales[i]} * double{f16_to_f32(args.scales[j])} * static_cast<double>(made.dot(i, j));
-            REQUIRE(near(expected[static_cast<size_t>(i * kRows + j)], product, kUnit * 2.01 * std::abs(product)));
-          }
+      CAPTURE(code_bytes);
+      constexpr int64_t kRows = 500;  // of which 150 in ranges
+      const SketchCase made(64, kRows, code_bytes, rng);
+      SketchScoresArgs args = made.args();
+      const RowRange all{kFirstRow, kFirstRow + static_cast<int32_t>(kRows)};
+      std::vector<float> expected(64 * kRows);
+      args.out = expected.data();
+      args.out_stride = kRows;
+      args.ranges = &all;
+      args.n_ranges = 1;
+      available_kernels().front()->sketch_scores(args);
+      for (int64_t i = 0; i < 64; ++i) {
+        for (int64_t j = 0; j < kRows; ++j) {
+          const double product =
+              double{made.query_scales[i]} * double{f16_to_f32(args.scales[j])} * static_cast<double>(made.dot(i, j));
+          REQUIRE(near(expected[static_cast<size_t>(i * kRows + j)], product, kUnit * 2.01 * std::abs(product)));
         }
-        for (const Kernels* table : tables_under_test()) {
-          for (const auto& [n_queries, n_rows] : kSketchSizes) {
-            CAPTURE(n_queries);
-            CAPTURE(n_rows);
-            const int64_t stride = n_rows + 2;
-            const RowRange whole{kFirstRow, kFirstRow + static_cast<int32_t>(n_rows)};
-            for (const std::vector<RowRange>& ranges : {std::vector{whole}, ranges_of(n_rows, rng)}) {
-              Guarded out(n_queries * stride);
-              args = made.args();
-              args.n_queries = n_queries;
-              args.ranges = ranges.data();
-              args.n_ranges = std::ssize(ranges);
-              args.out = out.data();
-              args.out_stride = stride;
-              table->sketch_scores(args);
-              CHECK(out.intact());
-              for (int64_t i = 0; i < n_queries; ++i) {
-                int64_t j = 0;
-                for (const RowRange& range : ranges) {
-                  for (int32_t row = range.begin; row < range.end; ++row, ++j) {
-                    REQUIRE(out[i * stride + j] == expected[static_cast<size_t>(i * kRows + row - kFirstRow)]);
-                  }
+      }
+      for (const Kernels* table : tables_under_test()) {
+        for (const auto& [n_queries, n_rows] : kSketchSizes) {
+          CAPTURE(n_queries);
+          CAPTURE(n_rows);
+          const int64_t stride = n_rows + 2;
+          const RowRange whole{kFirstRow, kFirstRow + static_cast<int32_t>(n_rows)};
+          for (const std::vector<RowRange>& ranges : {std::vector{whole}, ranges_of(n_rows, rng)}) {
+            Guarded out(n_queries * stride);
+            args = made.args();
+            args.n_queries = n_queries;
+            args.ranges = ranges.data();
+            args.n_ranges = std::ssize(ranges);
+            args.out = out.data();
+            args.out_stride = stride;
+            table->sketch_scores(args);
+            CHECK(out.intact());
+            for (int64_t i = 0; i < n_queries; ++i) {
+              int64_t j = 0;
+              for (const RowRange& range : ranges) {
+                for (int32_t row = range.begin; row < range.end; ++row, ++j) {
+                  REQUIRE(out[i * stride + j] == expected[static_cast<size_t>(i * kRows + row - kFirstRow)]);
                 }
-                REQUIRE(j == n_rows);
-                for (; j < stride; ++j) REQUIRE(out[i * stride + j] == kGuard);
               }
+              REQUIRE(j == n_rows);
+              for (; j < stride; ++j) REQUIRE(out[i * stride + j] == kGuard);
             }
           }
         }
+      }
     }
   }
 
@@ -201,8 +201,8 @@ TEST_SUITE("sketch_kernels") {
         for (const int64_t n_rows : {5, 40}) {
           Guarded out(n_rows);
           const RowRange rows{0, static_cast<int32_t>(n_rows)};
-          table->sketch_scores({entries.data(), 1, &two, codes.data(), scales.data(), 0, &rows, 1, kMaxCodeBytes,
-                                out.data(), n_rows});
+          table->sketch_scores(
+              {entries.data(), 1, &two, codes.data(), scales.data(), 0, &rows, 1, kMaxCodeBytes, out.data(), n_rows});
           const auto sum = static_cast<float>(2 * kMaxCodeBytes * (entry - kSketchTableZero));
           for (int64_t j = 0; j < n_rows; ++j) CHECK(out[j] == sum);
         }

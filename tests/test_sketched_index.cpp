@@ -1,5 +1,5 @@
-// Tests of what versions 2 and 4 of the index format brought: round trips, resuming, hostile attributes and numbers, and
-// that older versions stay usable.
+// Tests of what versions 2 and 4 of the index format brought: round trips, resuming, hostile attributes and numbers,
+// and that older versions stay usable.
 #include <cmath>
 
 #include "kernels/kernels.hpp"
@@ -143,7 +143,8 @@ TEST_SUITE("sketched_index") {
     refused([](IndexLayer& l) { l.heads[1].sketches.codebooks.entries.pop_back(); }, "a head has");
     refused([](IndexLayer& l) { l.heads[1].sketches.codebooks.steps.push_back(0); }, "a head has");
     refused([](IndexLayer& l) { l.heads[1].sketches.codes.push_back(0); }, "10 bytes of sketches");
-    refused([](IndexLayer& l) { l.heads[1].sketches.scales.pop_back(); }, "8 scales and groups of 4 for 9 clustered keys");
+    refused([](IndexLayer& l) { l.heads[1].sketches.scales.pop_back(); },
+            "8 scales and groups of 4 for 9 clustered keys");
     refused([](IndexLayer& l) { l.heads[0].sketches = {}; }, "0 bytes of sketches");
     refused([](IndexLayer& l) { l.heads[0].levels[1].centroid_scales.pop_back(); }, "do not fit");
     refused([](IndexLayer& l) { l.heads[0].levels[0].value_scales.clear(); }, "do not fit");

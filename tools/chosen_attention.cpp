@@ -1,7 +1,12 @@
 // One maker per kind of device.
 #include "tools/chosen_attention.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "lib/attention/cuda_attention.hpp"
+#include "tools/tool.hpp"
 
 namespace squeeze {
 namespace {
@@ -15,10 +20,17 @@ AttentionMaker on_cpu(const PolicyOptions& options, const KvIndex& index) {
   };
 }
 
-AttentionMaker on_cuda(const PolicyOptions& options, const KvIndex& index) {
-  return [rules = make_rules(options, index), rest = options.rest_mode(), block = options.query_block](
+AttentionMaker on_cuda(const PolicyOptions& options, const KvIndex& index, const CommonOptions& common) {
+  const std::string& memory = common.device_memory;
+  const int64_t most =
+      memory.empty() ? 0 : static_cast<int64_t>(std::min(parse_bytes(memory, "--device-memory"), 0x1p60));
+  return [=, rules = make_rules(options, index), rest = options.rest_mode(), block = options.query_block](
              Operations& cuda, const ContextView& view, size_t n) {
-    const auto context = upload_context(cuda, view);
+    const auto context = upload_context(cuda, view, most);
+    if (const int64_t n_on_host = n_layers_on_host(*context); n_on_host > 0) {
+      note(common,
+           fmt::format("keys and values of {} of {} layers stay in the host's memory", n_on_host, view.layers.size()));
+    }
     return ChosenAttention{cuda_attentions(cuda, context, rules, rest, block, n),
                            std::move(cuda_attentions(cuda, context, dense_rules(), Rest::drop, 0, 1)[0])};
   };
@@ -26,8 +38,10 @@ AttentionMaker on_cuda(const PolicyOptions& options, const KvIndex& index) {
 
 }  // namespace
 
-AttentionMaker attention_maker(const PolicyOptions& options, const KvIndex& index, bool cuda) {
-  return cuda ? on_cuda(options, index) : on_cpu(options, index);
+AttentionMaker attention_maker(const PolicyOptions& options, const KvIndex& index, const CommonOptions& common) {
+  if (common.cuda()) return on_cuda(options, index, common);
+  if (!common.device_memory.empty()) fail_usage("--device-memory: without a device (--device cuda) there is none");
+  return on_cpu(options, index);
 }
 
 }  // namespace squeeze

@@ -7,6 +7,7 @@
 
 #include "lib/model/operations.hpp"
 #include "tools/policy_options.hpp"
+#include "tools/tool.hpp"
 
 namespace squeeze {
 
@@ -19,6 +20,6 @@ using AttentionMaker = std::function<ChosenAttention(Operations&, const ContextV
 
 // Throws (bad usage) at once if the options name what the index or the device does not have; the context is copied to a
 // device when the result is called, with its operations.
-AttentionMaker attention_maker(const PolicyOptions& options, const KvIndex& index, bool cuda);
+AttentionMaker attention_maker(const PolicyOptions& options, const KvIndex& index, const CommonOptions& common);
 
 }  // namespace squeeze

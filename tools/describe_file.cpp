@@ -79,8 +79,8 @@ Json levels_json(const ContextView& view) {
   return levels;
 }
 
-// Bits per dimension, 0 without sketches; of learned codes also what they miss: the squared miss over the squared scale,
-// on average over layers and heads.
+// Bits per dimension, 0 without sketches; of learned codes also what they miss: the squared miss over the squared
+// scale, on average over layers and heads.
 Json sketches_json(const KvIndex& index) {
   const IndexOptions& options = index.options();
   if (options.sketch_group == 0) return {{"bits", options.sign_bits}};

@@ -35,6 +35,8 @@ Json json_of(const RunStats& s) {
   if (s.device == "cpu") {  // on a device they are not told apart
     json["lookup_ms"] = s.usage.lookup_ms;
     json["attention_ms"] = s.usage.attention_ms;
+  } else {
+    json["bytes_from_host"] = s.usage.bytes_from_host;
   }
   if (s.n_graded > 0) {
     json["n_graded"] = s.n_graded;

@@ -27,7 +27,7 @@ HfModel checked_model(const std::string& path, const KvIndex& index) {
 Session::Session(const AnswerOptions& options, const CommonOptions& common, const KvIndex& index,
                  const PolicyOptions& policy)
     : options_(options),
-      maker_(attention_maker(policy, index, common.cuda())),
+      maker_(attention_maker(policy, index, common)),
       model_(checked_model(options.model, index)),
       tokenizer_(model_.tokenizer()),
       transformer_(model_.config(), model_.weights(), operations_for(options.precision, common.cuda())),

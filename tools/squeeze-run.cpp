@@ -37,13 +37,17 @@ void bind(CLI::App& app, Options& o) {
       ->type_name("DUMP")
       ->excludes("--model");
   bind_policy(app, o.policy);
+  app.add_option("--device-memory", o.common.device_memory,
+                 "What the context may take of the device; keys and values beyond it are read over the bus (default: "
+                 "what is free)")
+      ->type_name("8GiB");
   app.add_flag("--json", o.json, "Print the replay's figures as JSON");
 }
 
 int replay_queries(const Options& o, const KvIndex& index) {
   const KvDump dump(o.queries);
   check_same_context(index, dump);
-  const AttentionMaker maker = attention_maker(o.policy, index, o.common.cuda());
+  const AttentionMaker maker = attention_maker(o.policy, index, o.common);
   const ReplaySource source{index, dump};
   const auto operations = operations_for("bf16", o.common.cuda());
   const ReplayTimes times = time_replay(source, *operations, maker);

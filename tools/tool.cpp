@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <map>
 
 #include "kernels/cuda/cuda.hpp"
 #include "kernels/kernels.hpp"
@@ -154,6 +155,19 @@ void note(const CommonOptions& common, const std::string& line) {
   if (common.quiet) return;
   end_progress();
   fmt::print(stderr, "{}\n", line);
+}
+
+double parse_bytes(const std::string& text, const std::string& option) {
+  const size_t unit = text.find_first_not_of("0123456789.");
+  const std::string suffix = unit == std::string::npos ? "" : text.substr(unit);
+  const std::map<std::string, double> units = {{"", 1},         {"K", 1024.0}, {"KiB", 1024.0}, {"M", 0x1p20},
+                                               {"MiB", 0x1p20}, {"G", 0x1p30}, {"GiB", 0x1p30}};
+  const auto found = units.find(suffix);
+  double value = 0;
+  if (found == units.end() || !CLI::detail::lexical_cast(text.substr(0, unit), value) || !(value > 0)) {
+    fail_usage("{} {}: expected bytes such as 64M or 8GiB", option, text);
+  }
+  return value * found->second;
 }
 
 std::string human_bytes(double bytes) {

@@ -18,6 +18,7 @@ struct CommonOptions {
   std::string isa;             // empty: the fastest
   std::string device = "cpu";  // or "cuda", "cuda:1"
   bool cuda() const { return device != "cpu"; }
+  std::string device_memory;  // for the context: "8GiB"; empty: what is free
   bool quiet = false;
 };
 
@@ -64,6 +65,8 @@ void end_progress();
 // A note on stderr unless quiet.
 void note(const CommonOptions& common, const std::string& line);
 
+// "64M", "8GiB", "1000": a number with a unit of 1024s, or bytes. Throws (bad usage) if it is none, or not above 0.
+double parse_bytes(const std::string& text, const std::string& option);
 std::string human_bytes(double bytes);                                   // "1.5 MiB"
 double parse_share(const std::string& text, const std::string& option);  // "5%" or "0.05" -> 0.05
 

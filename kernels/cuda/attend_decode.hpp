@@ -39,8 +39,8 @@ struct AttendDecodeArgs {
   const void* tail_keys;  // [n_tails, tail_capacity, head_dim]
   const void* tail_values;
   int64_t tail_capacity;
-  const int32_t* n_tail;  // [n_works]; null: no tail
-  int n_tails = 0;        // work w reads tail w % n_tails; 0: n_works
+  const int32_t* n_tail;                      // [n_works]; null: no tail
+  int n_tails = 0;                            // work w reads tail w % n_tails; 0: n_works
   const void* const* tail_keys_of = nullptr;  // [n_tails], instead of tail_keys: the rows of each tail; else null
   const void* const* tail_values_of = nullptr;
 

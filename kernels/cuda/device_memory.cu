@@ -55,6 +55,22 @@ void* allocate_device(size_t bytes) {
 
 void free_device(void* memory) noexcept { cudaFree(memory); }
 
+void* allocate_shared_host(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaSetDevice(selected.load()), "choice of a device");
+  if (bytes == 0) return memory;
+  // With one address space for host and device (all 64-bit systems) the pointer is the same for both.
+  const cudaError_t status = cudaHostAlloc(&memory, bytes, cudaHostAllocMapped | cudaHostAllocPortable);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // no later call is to report it
+    throw std::runtime_error("CUDA: the host has no " + std::to_string(bytes) + " bytes more that can be pinned");
+  }
+  check(status, "allocation of pinned host memory");
+  return memory;
+}
+
+void free_shared_host(void* memory) noexcept { cudaFreeHost(memory); }
+
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the device");
 }

@@ -25,6 +25,9 @@ size_t free_device_bytes();           // that nothing has allocated
 
 void* allocate_device(size_t bytes);  // 256-byte aligned; null for 0 bytes
 void free_device(void* memory) noexcept;
+// Memory of the host, pinned, that kernels read in place, over the bus; 256-byte aligned; null for 0 bytes.
+void* allocate_shared_host(size_t bytes);
+void free_shared_host(void* memory) noexcept;
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream);
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);  // waits for the stream
 void fill_device(void* memory, int byte, size_t bytes, Stream stream);

@@ -97,8 +97,7 @@ __global__ void __launch_bounds__(kThreads) append_kernel(AppendArgs a) {
   const int64_t before = a.first ? *a.first : a.first_row;
   for (int64_t i = first_element(); i < a.n * row; i += element_step()) {
     const int64_t token = i / row, head = i % row / a.dim, c = i % a.dim;
-    store_float(a.rows[token * a.stride + i % row], a.dtype, a.cache,
-                (head * a.capacity + before + token) * a.dim + c);
+    store_float(a.rows[token * a.stride + i % row], a.dtype, a.cache, (head * a.capacity + before + token) * a.dim + c);
   }
 }
 
@@ -230,7 +229,8 @@ void append_rows(const AppendArgs& args, Stream stream) {
 
 void append_each(const AppendEachArgs& args, Stream stream) {
   if (args.n == 0) return;
-  launch(append_each_kernel, {.grid_x = blocks_for(args.n * args.n_heads * args.dim), .threads = kThreads}, stream, args);
+  launch(append_each_kernel, {.grid_x = blocks_for(args.n * args.n_heads * args.dim), .threads = kThreads}, stream,
+         args);
 }
 
 void swiglu(const float* gate, const float* up, int64_t n, uint16_t* out, Stream stream) {

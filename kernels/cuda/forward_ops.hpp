@@ -46,7 +46,8 @@ struct AppendArgs {
 };
 void append_rows(const AppendArgs& args, Stream stream);
 
-// One token's keys and values, f32 [n, n_heads, dim], to caches of their own: row lengths[i] - 1 of cache i, f16 or bf16
+// One token's keys and values, f32 [n, n_heads, dim], to caches of their own: row lengths[i] - 1 of cache i, f16 or
+// bf16
 // [*, dim], for each of the n * n_heads.
 struct AppendEachArgs {
   const float *keys, *values;

@@ -258,9 +258,8 @@ void exchange_fragments(Number (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 template <class T>
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {
   exchange_fragments(d, a, b0, b1, [](std::byte* slots) {
-    multiply_fragments<16, double, float>(slots, [](uint32_t packed, int e) {
-      return double{e ? unpack_high(packed, T{}) : unpack_low(packed, T{})};
-    });
+    multiply_fragments<16, double, float>(
+        slots, [](uint32_t packed, int e) { return double{e ? unpack_high(packed, T{}) : unpack_low(packed, T{})}; });
   });
 }
 

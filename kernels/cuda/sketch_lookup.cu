@@ -1,6 +1,7 @@
 // One cooperative launch of three phases, a grid barrier between them:
 //   estimate  four bits of a code look up, in shared memory, entries of a codebook, the 8-bit operand of a matrix
-//             product with the queries (sketch_queries.cuh); weights exp(estimate) to the workspace, their sums per block
+//             product with the queries (sketch_queries.cuh); weights exp(estimate) to the workspace, their sums per
+//             block
 //   count     scores, and a histogram of them per block
 //   keep      the histograms of a work's blocks give the border and where each block's rows begin
 // A block has the same leaves in all three, so that it finds its own weights in the cache.

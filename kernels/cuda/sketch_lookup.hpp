@@ -61,8 +61,8 @@ struct SketchLookupArgs {
   int32_t* n_candidates = nullptr;  // [n_works], keys whose sketches were read; null: not wanted
 
   // What the leaves lost: behind the n_rest entries of lookup(), one per leaf of the list; a logit of -infinity for a
-  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped, and
-  // what the misses of the codes add to it (as lib/attention/key_stage.hpp).
+  // leaf that lost nothing. rest null: not wanted. The logit: log of the sum of exp(estimate) over the keys dropped,
+  // and what the misses of the codes add to it (as lib/attention/key_stage.hpp).
   int32_t* rest;       // [n_works, rest_stride]
   float* rest_logits;  // [n_works, group, rest_stride]
   int64_t rest_stride;

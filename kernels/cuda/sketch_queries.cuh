@@ -10,16 +10,16 @@ inline constexpr int kSketchHeads = 16;
 inline constexpr int kMaxSketchDim = 256;
 inline constexpr int kSketchEntries = 16;
 
-// A key's four lanes hold a fourth of its code each: kWords words of four dimensions, in the order of the code, of which
-// each is one entry of a codebook, half of one, or two.
+// A key's four lanes hold a fourth of its code each: kWords words of four dimensions, in the order of the code, of
+// which each is one entry of a codebook, half of one, or two.
 template <int kHeadDim, int kDimsPerGroup>
 struct CodeLayout {
   static constexpr int kDim = kHeadDim, kGroupDim = kDimsPerGroup;
   static constexpr int kWords = kDim / 16;
-  static constexpr int kSteps = kWords / 2;                            // matrix instructions, of 32 dimensions
-  static constexpr int kNibbles = kWords * 4 / kGroupDim;              // of the code
-  static constexpr int kRows = kWords * (kGroupDim == 2 ? 2 : 1);      // of the table
-  static constexpr int kCodeBytes = kDim / kGroupDim / 2;              // of a key
+  static constexpr int kSteps = kWords / 2;                        // matrix instructions, of 32 dimensions
+  static constexpr int kNibbles = kWords * 4 / kGroupDim;          // of the code
+  static constexpr int kRows = kWords * (kGroupDim == 2 ? 2 : 1);  // of the table
+  static constexpr int kCodeBytes = kDim / kGroupDim / 2;          // of a key
   static constexpr int kNibbleWords = (kNibbles + 7) / 8;
   // Rows of the table; the padding keeps what neighbouring lanes read in other banks.
   __device__ static int row(int t, int i) { return t * (kRows + 1) + i; }
@@ -32,7 +32,7 @@ inline constexpr int kMaxTableRows = 4 * (2 * kMaxSketchDim / 16 + 1);
 
 // A query, each dimension times the step of its codebook's integers, is step * (256 high + low): 16 bits, of which
 // groups of more than 8 heads use the upper 8.
-struct SketchQueries {  // shared memory
+struct SketchQueries {                            // shared memory
   uint32_t table[kMaxTableRows][kSketchEntries];  // entries of the codebooks, as words
   float stepped[kSketchHeads][kMaxSketchDim];
   int8_t high[kSketchHeads][kMaxSketchDim];
@@ -101,7 +101,8 @@ __device__ void load_nibbles(const uint8_t* code, int t, uint32_t (&out)[Layout:
     out[0] = (own[0] | uint32_t{own[1]} << 8) >> (first % 2 * 4);
   } else if constexpr (kNibbles % 8 == 0) {
 #pragma unroll
-    for (int i = 0; i < Layout::kNibbleWords; ++i) out[i] = reinterpret_cast<const uint32_t*>(code + t * kNibbles / 2)[i];
+    for (int i = 0; i < Layout::kNibbleWords; ++i)
+      out[i] = reinterpret_cast<const uint32_t*>(code + t * kNibbles / 2)[i];
   } else if constexpr (kNibbles % 4 == 0) {
     const auto* own = reinterpret_cast<const uint16_t*>(code + t * kNibbles / 2);
 #pragma unroll
@@ -133,8 +134,8 @@ class SketchFragments {
     }
   }
 
-  // Products of eight keys' codes with the integers: element i is key lane % 4 * 2 + i % 2 for head lane / 4 + i / 2 * 8
-  // (split: elements 2 and 3 are not set). code: of key lane / 4.
+  // Products of eight keys' codes with the integers: element i is key lane % 4 * 2 + i % 2 for head lane / 4 + i / 2 *
+  // 8 (split: elements 2 and 3 are not set). code: of key lane / 4.
   __device__ void dots(const uint8_t* code, int32_t (&out)[4]) const {
     uint32_t nibbles[Layout::kNibbleWords];
     load_nibbles<Layout>(code, t_, nibbles);

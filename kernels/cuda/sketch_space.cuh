@@ -11,10 +11,10 @@ inline constexpr int kMaxSketchBlocks = 1024;
 
 // Slots: block + work, as work_split.cuh.
 struct SketchSpace {
-  uint16_t* weights;    // bf16 [n_works, group, n_clustered]: exp(estimate - top logit), of the candidates
+  uint16_t* weights;      // bf16 [n_works, group, n_clustered]: exp(estimate - top logit), of the candidates
   float* squared_scales;  // [n_works, n_clusters], of the kept leaves in their order: the mean of their sketches'
-  float* sums;          // [slots, group] of the weights
-  int32_t* histograms;  // [slots, kHistogramBins] of the scores
+  float* sums;            // [slots, group] of the weights
+  int32_t* histograms;    // [slots, kHistogramBins] of the scores
 
   static size_t slots(int n_works) { return kMaxSketchBlocks + static_cast<size_t>(n_works); }
   static size_t weight_bytes(int n_works, int group, int64_t n_clustered) {

@@ -35,8 +35,8 @@ class Attention {
   // Appends the keys and values to the layer's cache and returns the causal attention output,
   // f32 [n, n_query_heads, head_dim], valid until the next call.
   virtual TensorView attend(const AttentionInput& input) = 0;
-  // attend() of every sequence's attention, of which this is one, at once: `out` becomes f32 [n, n_query_heads, head_dim].
-  // False, and nothing is done, if they cannot be attended to together.
+  // attend() of every sequence's attention, of which this is one, at once: `out` becomes f32 [n, n_query_heads,
+  // head_dim]. False, and nothing is done, if they cannot be attended to together.
   virtual bool attend_together(const TogetherInput& /*input*/, Tensor& /*out*/) { return false; }
   // A sequence of this many tokens is to be expected: caches may make room for it at once.
   virtual void reserve(int64_t /*n_tokens*/) {}

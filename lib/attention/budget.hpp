@@ -17,8 +17,8 @@ Policy budget_policy(const Calibration& calibration, double budget, Rest rest, f
 // What sketches may cost of the bytes that a budget leaves for them and for keys.
 double sketch_share(const SketchView& sketches);
 
-// What a lookup under a budget reads of this head in any case: pinned rows, centroids, codebooks and (Rest::mean) value means, if
-// the upper levels let through exactly their share of the clusters.
+// What a lookup under a budget reads of this head in any case: pinned rows, centroids, codebooks and (Rest::mean) value
+// means, if the upper levels let through exactly their share of the clusters.
 double fixed_bytes(std::span<const double> upper_keep, const HeadView& head, Rest rest);
 
 // The least budget that this head can be read with: pinned rows, centroids and (Rest::mean) value means. 0 without

@@ -8,10 +8,14 @@ namespace squeeze {
 
 std::unique_ptr<Operations> cuda_operations() { fail("{}", cuda_problem()); }
 
-std::shared_ptr<const CudaContext> upload_context(Operations&, const ContextView&) { fail("{}", cuda_problem()); }
+std::shared_ptr<const CudaContext> upload_context(Operations&, const ContextView&, int64_t) {
+  fail("{}", cuda_problem());
+}
 
-std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations&, std::shared_ptr<const CudaContext>, Rules, Rest,
-                                                            int64_t, size_t) {
+int64_t n_layers_on_host(const CudaContext&) { fail("{}", cuda_problem()); }
+
+std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations&, std::shared_ptr<const CudaContext>, Rules,
+                                                            Rest, int64_t, size_t) {
   fail("{}", cuda_problem());
 }
 

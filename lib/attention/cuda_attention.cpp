@@ -14,7 +14,7 @@
 namespace squeeze {
 namespace {
 
-constexpr int kDenseBlock = 64;                       // query tokens that read everything together
+constexpr int kDenseBlock = 64;  // query tokens that read everything together
 
 static_assert(kMostCudaRows == cuda::kMaxGroup);
 
@@ -218,6 +218,7 @@ class CudaAttention final : public TailAttention {
     if (!dense) return;
     usage_.keys_selected += n_lookups * own.n_clustered();
     usage_.bytes_read += n_lookups * own.n_clustered() * kv_bytes(own);
+    if (engine_->layer(layer).on_host) usage_.bytes_from_host += n_lookups * own.n_tokens() * kv_bytes(own);
   }
 
   // As many blocks at a time as the buffers of a lookup may hold.
@@ -279,12 +280,17 @@ class CudaAttention final : public TailAttention {
 
 }  // namespace
 
-std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const ContextView& context) {
-  return std::make_shared<const CudaContext>(upload_context(context, device(cuda).stream()));
+std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const ContextView& context, int64_t device_bytes) {
+  return std::make_shared<const CudaContext>(upload_context(context, device(cuda).stream(), device_bytes));
 }
 
-std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations& cuda, std::shared_ptr<const CudaContext> context,
-                                                            Rules rules, Rest rest, int64_t query_block, size_t n) {
+int64_t n_layers_on_host(const CudaContext& context) {
+  return std::ranges::count_if(context.layers, [](const CudaLayer& layer) { return layer.on_host; });
+}
+
+std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations& cuda,
+                                                            std::shared_ptr<const CudaContext> context, Rules rules,
+                                                            Rest rest, int64_t query_block, size_t n) {
   const auto engine = std::make_shared<CudaEngine>(device(cuda), std::move(context), std::move(rules), rest);
   std::vector<std::unique_ptr<TailAttention>> out;
   while (out.size() < n) out.push_back(std::make_unique<CudaAttention>(engine, query_block));

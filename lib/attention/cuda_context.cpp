@@ -3,6 +3,7 @@
 #include "lib/attention/cuda_context.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cuda/attend_decode.hpp"
 #include "kernels/kernels.hpp"
@@ -37,29 +38,42 @@ void check_shape(const ContextView& context) {
   }
 }
 
-// What a layer takes on the device, up to rounding.
-int64_t layer_bytes(const std::vector<HeadView>& heads) {
+// What a layer's keys and values take.
+int64_t row_bytes(const std::vector<HeadView>& heads) {
   int64_t bytes = 0;
   for (const HeadView& head : heads) {
     const int64_t dim = head.keys.size(1);
     bytes += head.n_tokens() * (head.keys.dtype() == DType::i8 ? 2 * (dim + 4) : 4 * dim);
+  }
+  return bytes;
+}
+
+// What the rest of a layer takes on the device, up to rounding.
+int64_t index_bytes(const std::vector<HeadView>& heads) {
+  int64_t bytes = 0;
+  for (const HeadView& head : heads) {
+    const int64_t dim = head.keys.size(1);
     for (const LevelView& level : head.levels) bytes += level.n_clusters() * (dim * 4 + 16);
     if (head.sketches.present()) bytes += head.n_clustered() * head.sketches.key_bytes();
   }
   return bytes;
 }
 
-void check_memory(const ContextView& context) {
-  int64_t needed = kSpareBytes;
-  for (const std::vector<HeadView>& heads : context.layers) needed += layer_bytes(heads);
-  const auto free = static_cast<int64_t>(cuda::free_device_bytes());
-  if (needed > free) {
+// How many layers' keys and values the device has room for, the first ones.
+size_t n_layers_that_fit(const ContextView& context, int64_t device_bytes) {
+  const int64_t free = static_cast<int64_t>(cuda::free_device_bytes()) - kSpareBytes;
+  int64_t left = device_bytes > 0 ? std::min(device_bytes, free) : free;
+  for (const std::vector<HeadView>& heads : context.layers) left -= index_bytes(heads);
+  if (left < 0) {
     fail(
-        "the context and what attention computes in take {} MiB of device memory, and {} MiB are free beside the "
-        "model; "
-        "use --device cpu, or a shorter context",
-        needed >> 20, free >> 20);
+        "the index without its keys and values takes {} MiB of device memory more than {}; use --device cpu, or a "
+        "shorter context",
+        (-left >> 20) + 1,
+        device_bytes > 0 && device_bytes < free ? "--device-memory allows" : "is free beside the model");
   }
+  size_t n = 0;
+  while (n < context.layers.size() && row_bytes(context.layers[n]) <= left) left -= row_bytes(context.layers[n++]);
+  return n;
 }
 
 class Uploader {
@@ -69,34 +83,36 @@ class Uploader {
   // As dtype_.
   void rows(const ScaledRows& from, void* to) {
     const int64_t n = from.rows.size(0), dim = from.rows.size(1);
-    if (from.rows.dtype() == dtype_) return stream_.upload(from.rows.data(), from.rows.n_bytes(), to);
+    if (from.rows.dtype() == dtype_) return copy(from.rows.data(), from.rows.n_bytes(), to);
     for (int64_t begin = 0; begin < n; begin += kRowsAtOnce) {
       const int64_t end = std::min(n, begin + kRowsAtOnce);
       wide_.resize(DType::f32, {end - begin, dim});
       narrow_.resize(dtype_, {end - begin, dim});
       from.widen(begin, end, wide_.f32());
       kernels().from_f32(wide_.f32(), wide_.n_elements(), dtype_, narrow_.data());
-      stream_.upload(narrow_.data(), narrow_.n_bytes(), static_cast<uint16_t*>(to) + begin * dim);
+      copy(narrow_.data(), narrow_.n_bytes(), static_cast<uint16_t*>(to) + begin * dim);
     }
   }
 
-  // Keys or values of every head, as they are if they are i8, with their scales.
-  void context_rows(const std::vector<HeadView>& heads, ScaledRows (HeadView::*of)() const, CudaBuffer<char>& to,
-                    CudaBuffer<float>& scales) {
+  // Keys or values of every head, as they are if they are i8, with their scales; on_host: into the host's memory.
+  void context_rows(const std::vector<HeadView>& heads, ScaledRows (HeadView::*of)() const, bool on_host,
+                    CudaBuffer<char>& to, CudaBuffer<float>& scales) {
     const auto n_tokens = static_cast<size_t>(heads[0].n_tokens()), dim = static_cast<size_t>(heads[0].keys.size(1));
     const bool bytes = heads[0].keys.dtype() == DType::i8;
     const size_t head_bytes = n_tokens * dim * size_of(bytes ? DType::i8 : dtype_);
-    to.resized(heads.size() * head_bytes);
-    if (bytes) scales.resized(heads.size() * n_tokens);
+    on_host ? to.on_host(heads.size() * head_bytes) : to.resized(heads.size() * head_bytes);
+    if (bytes) on_host ? scales.on_host(heads.size() * n_tokens) : scales.resized(heads.size() * n_tokens);
+    on_host_ = on_host;
     for (size_t h = 0; h < heads.size(); ++h) {
       const ScaledRows from = (heads[h].*of)();
       if (bytes) {
-        stream_.upload(from.rows.data(), from.rows.n_bytes(), to.data() + h * head_bytes);
-        stream_.upload(from.scales.data(), from.scales.size_bytes(), scales.data() + h * n_tokens);
+        copy(from.rows.data(), from.rows.n_bytes(), to.data() + h * head_bytes);
+        copy(from.scales.data(), from.scales.size_bytes(), scales.data() + h * n_tokens);
       } else {
         rows(from, to.data() + h * head_bytes);
       }
     }
+    on_host_ = false;
   }
 
   CudaLevel level(const std::vector<HeadView>& heads, size_t number, bool own_numbers) {
@@ -114,6 +130,14 @@ class Uploader {
   }
 
  private:
+  void copy(const void* from, size_t n_bytes, void* to) const {
+    if (on_host_) {
+      std::memcpy(to, from, n_bytes);
+    } else {
+      stream_.upload(from, n_bytes, to);
+    }
+  }
+
   void bounds(const std::vector<HeadView>& heads, size_t number, bool own_numbers, CudaLevel& level) {
     const size_t stride = static_cast<size_t>(level.n_clusters) + 1;
     std::vector<int32_t> first_row(heads.size() * stride), first_child(first_row.size());
@@ -151,6 +175,7 @@ class Uploader {
   DType dtype_;
   const CudaStream& stream_;
   Tensor wide_, narrow_;
+  bool on_host_ = false;  // where rows are copied to
 };
 
 // The head as it is on the device: its sizes and types (scales are there to be counted).
@@ -184,24 +209,30 @@ CudaSketches upload_sketches(const std::vector<HeadView>& heads, const CudaStrea
   if (!first.present()) return out;
   const auto n_keys = static_cast<size_t>(heads[0].n_clustered()), code_bytes = static_cast<size_t>(first.code_bytes());
   out.group_dim = first.group_dim;
-  upload_each(heads, [](const HeadView& head) { return head.sketches.dims; }, stream, out.dims);
-  upload_each(heads, [](const HeadView& head) { return head.sketches.entries; }, stream, out.entries);
-  upload_each(heads, [](const HeadView& head) { return head.sketches.steps; }, stream, out.steps);
-  upload_each(heads, [](const HeadView& head) { return std::span(&head.sketches.error, 1); }, stream, out.error);
+  upload_each(
+      heads, [](const HeadView& head) { return head.sketches.dims; }, stream, out.dims);
+  upload_each(
+      heads, [](const HeadView& head) { return head.sketches.entries; }, stream, out.entries);
+  upload_each(
+      heads, [](const HeadView& head) { return head.sketches.steps; }, stream, out.steps);
+  upload_each(
+      heads, [](const HeadView& head) { return std::span(&head.sketches.error, 1); }, stream, out.error);
   upload_each(
       heads, [&](const HeadView& head) { return std::span(head.sketches.codes, n_keys * code_bytes); }, stream,
       out.codes);
-  upload_each(heads, [&](const HeadView& head) { return std::span(head.sketches.scales, n_keys); }, stream, out.scales);
+  upload_each(
+      heads, [&](const HeadView& head) { return std::span(head.sketches.scales, n_keys); }, stream, out.scales);
   return out;
 }
 
-CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, const CudaStream& stream) {
+CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, bool on_host, const CudaStream& stream) {
   Uploader uploader(dtype, stream);
   CudaLayer layer;
   const HeadView& first = heads[0];
   const auto n_heads = static_cast<int64_t>(heads.size()), dim = first.keys.size(1);
-  uploader.context_rows(heads, &HeadView::key_rows, layer.keys, layer.key_scales);
-  uploader.context_rows(heads, &HeadView::value_rows, layer.values, layer.value_scales);
+  layer.on_host = on_host;
+  uploader.context_rows(heads, &HeadView::key_rows, on_host, layer.keys, layer.key_scales);
+  uploader.context_rows(heads, &HeadView::value_rows, on_host, layer.values, layer.value_scales);
   for (const HeadView& head : heads) layer.heads.push_back(without_data(head, dtype));
   layer.kv_dtype = layer.heads[0].keys.dtype();
   for (size_t i = 0; i < first.levels.size(); ++i) {
@@ -223,15 +254,15 @@ CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, const Cu
 
 }  // namespace
 
-CudaContext upload_context(const ContextView& context, const CudaStream& stream) {
+CudaContext upload_context(const ContextView& context, const CudaStream& stream, int64_t device_bytes) {
   check_shape(context);
-  check_memory(context);
+  const size_t n_fit = n_layers_that_fit(context, device_bytes);
   CudaContext out;
   out.model = context.model;
   out.dtype = device_type(context);
   out.n_tokens = context.layers[0][0].n_tokens();
   for (const std::vector<HeadView>& heads : context.layers) {
-    out.layers.push_back(upload_layer(heads, out.dtype, stream));
+    out.layers.push_back(upload_layer(heads, out.dtype, out.layers.size() >= n_fit, stream));
   }
   cuda::synchronize(stream.get());
   return out;

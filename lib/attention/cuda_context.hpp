@@ -35,6 +35,7 @@ struct CudaLayer {
   std::vector<HeadView> heads;    // as they are on the device, without data: for rules, and for counting bytes
   DType kv_dtype = DType::bf16;   // of keys and values: the context's, or i8
   CudaBuffer<char> keys, values;  // [n_kv_heads, n_tokens, head_dim]
+  bool on_host = false;           // keys and values, with their scales: in the host's memory, read over the bus
   CudaBuffer<float> key_scales, value_scales;  // [n_kv_heads, n_tokens] if i8
   std::vector<CudaLevel> levels;               // coarsest first
   int n_means = 0;                             // value means per head, level by level
@@ -53,8 +54,9 @@ struct CudaContext {
   std::vector<CudaLayer> layers;
 };
 
-// Copies a context to the device; the view's row bounds are read as long as the result lives. Throws if the device has
-// not enough memory, or its kernels do not support the shape.
-CudaContext upload_context(const ContextView& context, const CudaStream& stream);
+// Copies a context to the device; the view's row bounds are read as long as the result lives. Keys and values that the
+// device has no room for, last layers first, stay in pinned memory of the host. device_bytes: what the context may take
+// at most; 0: what is free. Throws if the rest of the index does not fit, or the kernels do not support the shape.
+CudaContext upload_context(const ContextView& context, const CudaStream& stream, int64_t device_bytes = 0);
 
 }  // namespace squeeze

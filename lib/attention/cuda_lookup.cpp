@@ -133,7 +133,7 @@ void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_w
     cuda::add_counts(a, stream_.get());
     a.n_counts = 0;
   };
-  add(n_rows_.data(), CudaCounts::kRows);
+  add(n_rows_.data(), layer.on_host ? CudaCounts::kRowsFromHost : CudaCounts::kRows);
   for (size_t i = plan.first_level; i + 1 < layer.levels.size(); ++i) {
     add(levels_[i].n_items.data(), CudaCounts::kScored);
   }
@@ -143,8 +143,7 @@ void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_w
   for (CudaCounts* own : counts) {
     own->pinned_ += works_of_each * (layer.n_sinks() + layer.n_window());
     for (const HeadView& head : layer.heads) {
-      own->scored_at_top_ +=
-          head.levels[plan.first_level].n_clusters() * (works_of_each / context_.model.n_kv_heads);
+      own->scored_at_top_ += head.levels[plan.first_level].n_clusters() * (works_of_each / context_.model.n_kv_heads);
     }
     if (plan.sketches) own->codebook_bytes_ += works_of_each * layer.heads[0].sketches.codebook_bytes();
   }
@@ -187,8 +186,10 @@ void CudaCounts::add_usage(const CudaLayer& layer, Usage& usage) const {
   int64_t totals[kTotals];
   stream_.download(totals_.data(), sizeof totals, totals);
   const HeadView& head = layer.heads[0];
-  usage.keys_selected += totals[kRows] - pinned_;
-  usage.bytes_read += (totals[kRows] - pinned_) * kv_bytes(head);
+  const int64_t n_selected = totals[kRows] + totals[kRowsFromHost] - pinned_;
+  usage.keys_selected += n_selected;
+  usage.bytes_read += n_selected * kv_bytes(head);
+  usage.bytes_from_host += totals[kRowsFromHost] * kv_bytes(head);
   usage.bytes_read += codebook_bytes_;
   if (head.levels.empty()) return;
   const LevelView& level = head.levels.front();

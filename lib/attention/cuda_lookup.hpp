@@ -31,7 +31,7 @@ class CudaCounts {
 
  private:
   friend class CudaLookup;
-  enum Total { kRows, kScored, kSketches, kRest, kTotals };
+  enum Total { kRows, kRowsFromHost, kScored, kSketches, kRest, kTotals };
 
   const CudaStream& stream_;
   CudaBuffer<int64_t> totals_;
@@ -44,8 +44,8 @@ class CudaLookup {
  public:
   CudaLookup(const CudaContext& context, Rest rest, const CudaStream& stream);
 
-  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads and of the requests in `counts`: as many
-  // works of each, one request after the other.
+  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads and of the requests in `counts`: as
+  // many works of each, one request after the other.
   CudaSelection select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group,
                        std::span<CudaCounts* const> counts);
 

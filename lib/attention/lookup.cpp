@@ -62,9 +62,7 @@ class Purse {
     const double wanted = share * left_ / static_cast<double>(head_.sketches.key_bytes());
     return static_cast<int64_t>(std::clamp(wanted, 0.0, kMaxSketched * static_cast<double>(n_keys)));
   }
-  void pay_sketches(int64_t n) {
-    left_ -= static_cast<double>(n * head_.sketches.key_bytes());
-  }
+  void pay_sketches(int64_t n) { left_ -= static_cast<double>(n * head_.sketches.key_bytes()); }
   int64_t n_keys() const { return static_cast<int64_t>(std::max(0.0, left_ / static_cast<double>(kv_bytes(head_)))); }
 
  private:

@@ -8,6 +8,7 @@ void Usage::add(const Usage& other) {
   keys_selected += other.keys_selected;
   keys_clustered += other.keys_clustered;
   bytes_read += other.bytes_read;
+  bytes_from_host += other.bytes_from_host;
   bytes_dense += other.bytes_dense;
   lookup_ms += other.lookup_ms;
   attention_ms += other.attention_ms;

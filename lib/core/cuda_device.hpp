@@ -31,10 +31,16 @@ class CudaBuffer {
  public:
   T* resized(size_t n) {
     if (n > size_) {
-      memory_ = {};  // first: both need not fit
-      memory_ = Memory(cuda::allocate_device(n * sizeof(T)));
+      memory_.reset();  // first: both need not fit
+      memory_ = Memory(cuda::allocate_device(n * sizeof(T)), cuda::free_device);
       size_ = n;
     }
+    return data();
+  }
+  // n elements of the host's memory instead, that kernels read over the bus. Once, before all else.
+  T* on_host(size_t n) {
+    memory_ = Memory(cuda::allocate_shared_host(n * sizeof(T)), cuda::free_shared_host);
+    size_ = n;
     return data();
   }
   // The same, filled with a host's vector.
@@ -45,11 +51,8 @@ class CudaBuffer {
   T* data() const { return static_cast<T*>(memory_.get()); }
 
  private:
-  struct Free {
-    void operator()(void* memory) const { cuda::free_device(memory); }
-  };
-  using Memory = std::unique_ptr<void, Free>;
-  Memory memory_;
+  using Memory = std::unique_ptr<void, void (*)(void*) noexcept>;
+  Memory memory_{nullptr, cuda::free_device};
   size_t size_ = 0;
 };
 

@@ -49,14 +49,14 @@ struct LevelView {
   int32_t n_rows(int64_t cluster) const { return first_row[cluster + 1] - first_row[cluster]; }
 };
 
-// What the codes of one head's sketches stand for (lib/index/sketch.hpp): in each group of dimensions one of 16 entries,
-// its integers times the steps.
+// What the codes of one head's sketches stand for (lib/index/sketch.hpp): in each group of dimensions one of 16
+// entries, its integers times the steps.
 struct SketchCodebooks {
-  int group_dim = 0;             // dimensions that four bits stand for; 0: no sketches
-  std::vector<int32_t> dims;     // [n_groups, group_dim] of the head; -1: none
-  std::vector<int8_t> entries;   // [n_groups, 16, group_dim]
-  std::vector<float> steps;      // [n_groups, group_dim]
-  float error = 0;               // mean squared miss per dimension of the head, per squared scale
+  int group_dim = 0;            // dimensions that four bits stand for; 0: no sketches
+  std::vector<int32_t> dims;    // [n_groups, group_dim] of the head; -1: none
+  std::vector<int8_t> entries;  // [n_groups, 16, group_dim]
+  std::vector<float> steps;     // [n_groups, group_dim]
+  float error = 0;              // mean squared miss per dimension of the head, per squared scale
 };
 
 // Per clustered key, in row order, a code and a scale: an estimate of its logit at a fraction of its bytes.
@@ -117,8 +117,8 @@ struct Sketches {
   std::vector<uint16_t> scales;  // f16
 
   SketchView view() const {
-    return {codebooks.group_dim, codebooks.dims, codebooks.entries, codebooks.steps, codebooks.error,
-            codes.data(),        scales.data()};
+    return {codebooks.group_dim, codebooks.dims, codebooks.entries, codebooks.steps,
+            codebooks.error,     codes.data(),   scales.data()};
   }
 };
 

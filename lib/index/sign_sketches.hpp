@@ -1,5 +1,5 @@
-// The sketches of index files of versions 2 and 3, as codebooks: the signs of the rotated residual R (k - C) (the idea of
-// RaBitQ, Gao and Long, arXiv 2405.12497), with two bits the levels +-0.5 and +-1.5.
+// The sketches of index files of versions 2 and 3, as codebooks: the signs of the rotated residual R (k - C) (the idea
+// of RaBitQ, Gao and Long, arXiv 2405.12497), with two bits the levels +-0.5 and +-1.5.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,14 @@ struct SignSketches {
 
   // codes: [n_clustered, sign_code_bytes(bits, head_dim)]
   SketchView view(const uint8_t* codes, const uint16_t* scales) const {
-    return {codebooks.group_dim, codebooks.dims, codebooks.entries, codebooks.steps,
-            codebooks.error,     codes,          scales,            rotation};
+    return {codebooks.group_dim,
+            codebooks.dims,
+            codebooks.entries,
+            codebooks.steps,
+            codebooks.error,
+            codes,
+            scales,
+            rotation};
   }
 };
 

@@ -32,12 +32,9 @@ Tensor repeated(const Tensor& rows, int n) {
 }
 
 IndexLayer copy_of(const IndexLayer& one, int n_kv_heads) {
-  IndexLayer layer{repeated(one.keys, n_kv_heads),
-                   repeated(one.values, n_kv_heads),
-                   {},
-                   one.n_sinks,
-                   one.n_window,
-                   };
+  IndexLayer layer{
+      repeated(one.keys, n_kv_heads), repeated(one.values, n_kv_heads), {}, one.n_sinks, one.n_window,
+  };
   for (int h = 0; h < n_kv_heads; ++h) {
     layer.heads.push_back(copy_of(one.heads[0]));
     layer.key_scales.insert(layer.key_scales.end(), one.key_scales.begin(), one.key_scales.end());

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <set>
 
 #include "lib/attention/budget.hpp"
 #include "lib/attention/cuda_attention.hpp"
@@ -311,10 +312,48 @@ TEST_SUITE("cuda_attention") {
     }
   }
 
+  TEST_CASE(
+      "keys and values that do not fit the device stay with the host: the same bits, and the bytes that crossed") {
+    for (const bool bytes : {false, true}) {
+      const Indexed context({.bytes = bytes});
+      Device all(context);
+      CHECK(n_layers_on_host(*all.uploaded) == 0);
+      CHECK_THROWS_WITH_AS(upload_context(*all.operations, context.view, 1000),
+                           doctest::Contains("MiB of device memory more than --device-memory allows"), Error);
+      int64_t last = 2;
+      std::set<int64_t> seen;
+      for (int64_t limit = 2000; limit < int64_t{1} << 30; limit += limit / 8) {
+        Device device(context);
+        try {
+          device.uploaded = upload_context(*device.operations, context.view, limit);
+        } catch (const Error&) {
+          CHECK(seen.empty());
+          continue;
+        }
+        const int64_t n_on_host = n_layers_on_host(*device.uploaded);
+        CHECK(n_on_host <= last);
+        last = n_on_host;
+        if (!seen.insert(n_on_host).second) continue;
+        for (const Rules& rules : {dense_rules(), context.rules("sparsity", 0.8), context.rules("budget", 0.5)}) {
+          const Run expected = all.run(rules, Rest::mean, 4), found = device.run(rules, Rest::mean, 4);
+          CHECK(found.out == expected.out);
+          check_same_bytes_read(found.usage, expected.usage);
+          CHECK(expected.usage.bytes_from_host == 0);
+          CHECK(found.usage.bytes_from_host <= found.usage.bytes_read);
+          CHECK((found.usage.bytes_from_host > 0) == (n_on_host > 0));
+        }
+        const Run dense = device.run(dense_rules(), Rest::drop, 4);  // layers are alike
+        CHECK(2 * dense.usage.bytes_from_host == n_on_host * dense.usage.bytes_read);
+      }
+      CHECK(seen == std::set<int64_t>{0, 1, 2});
+    }
+  }
+
   TEST_CASE("attentions that share nothing, and one alone, are not attended to together") {
     const Indexed context;
     Device device(context);
-    const auto one = device.attention(dense_rules(), Rest::drop, 1), other = device.attention(dense_rules(), Rest::drop, 1);
+    const auto one = device.attention(dense_rules(), Rest::drop, 1),
+               other = device.attention(dense_rules(), Rest::drop, 1);
     Tensor out;
     for (const std::vector<Attention*>& attentions : {std::vector<Attention*>{one.get(), other.get()}, {one.get()}}) {
       CHECK_FALSE(one->attend_together({0, attentions, {}, {}, {}, {}}, out));

@@ -58,8 +58,8 @@ class Call {
     const DeviceArray<int64_t> bytes_of(of_heads);
     const DeviceArray<int32_t> max_keys_of(std::vector<int32_t>(of_heads.begin(), of_heads.end()));
     const DeviceArray<int32_t> n_candidates_found(std::vector<int32_t>(size_t(s_.n_works()), kUnwritten));
-    const DeviceArray<float> queries(queries_), steps(steps_), error(error_), cluster_logits(cluster_logits_), top(top_logits_),
-        dropped(dropped_);
+    const DeviceArray<float> queries(queries_), steps(steps_), error(error_), cluster_logits(cluster_logits_),
+        top(top_logits_), dropped(dropped_);
     const DeviceArray<int32_t> dims(dims_);
     const DeviceArray<int8_t> entries(entries_);
     const DeviceArray<uint8_t> codes(codes_);

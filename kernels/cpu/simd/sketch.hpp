@@ -149,7 +149,7 @@ SQUEEZE_INLINE __m256i look_up(const uint8_t* entries, __m256i index) {
 // Adds Q queries' entries, two bytes of the codes at a time.
 template <int Q>
 SQUEEZE_INLINE void add_entries(const uint8_t* tables, int64_t table_bytes, const uint8_t* columns, int64_t n_bytes,
-                              KeySums (&sums)[Q]) {
+                                KeySums (&sums)[Q]) {
   const __m256i low_bits = _mm256_set1_epi8(0x0f);
   for (int64_t c = 0; c < n_bytes; c += 2) {
     const bool two = c + 1 < n_bytes;

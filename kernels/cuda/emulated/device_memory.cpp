@@ -24,6 +24,8 @@ void* allocate_device(size_t bytes) {
   return memory;
 }
 void free_device(void* memory) noexcept { std::free(memory); }
+void* allocate_shared_host(size_t bytes) { return allocate_device(bytes); }
+void free_shared_host(void* memory) noexcept { free_device(memory); }
 void copy_to_device(void* to, const void* from, size_t bytes, Stream) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }

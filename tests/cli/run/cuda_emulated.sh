@@ -13,6 +13,8 @@ for rule in "--dense" "--budget 20%" "--sparsity 0.9 --rest drop"; do
     'BEGIN { print (x / y > 0.95 && x / y < 1.05) ? "about as many bytes" : x " and " y }'
 done
 field device cuda.json
+run --device cuda --budget 20% --device-memory 2MiB --stats host.json question.jsonl | texts | cmp - expected.txt && echo "with keys in the host's memory: same answer"
+awk -v x="$(field bytes_from_host host.json)" -v y="$(field bytes_read host.json)" 'BEGIN { print (x > 0.2 * y && x < y) ? "of which some came over the bus" : x " of " y }'
 head -n 3 "$EXAMPLES/documents/short/doc_00.questions.jsonl" > three.jsonl
 run --device cuda --budget 20% three.jsonl | texts > alone.txt
 run --device cuda --budget 20% --batch 3 three.jsonl | texts | cmp - alone.txt && echo "three at a time: the same answers"
@@ -21,6 +23,9 @@ squeeze-dump-emulated --device cuda --model "$EXAMPLES/model" --context start.tx
 squeeze-build-emulated --device cuda start.kv.h5 --window 16 --leaf 10% -o start.sqz.h5 -q > /dev/null
 squeeze-inspect start.sqz.h5 --queries start.kv.h5 --verify | tail -n 1
 try run --device cuda --policy quest:0.1 question.jsonl
+try run --device cuda --device-memory 10K question.jsonl
+try run --device cuda --device-memory some question.jsonl
+try run --device-memory 8GiB question.jsonl
 try run --device cuda --top-p 0.5 question.jsonl
 try run --device cuda --precision f32 question.jsonl
 try squeeze-dump-emulated --device cuda --model "$EXAMPLES/model" --context start.txt --dtype f32 -o x.kv.h5
