@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -269,6 +270,22 @@ TEST_SUITE("sketch") {
     // Unused bits stay zero: the same bytes on every machine.
     const Sketches odd = sketch_residuals(random_tensor({40, 12}, 9), 4);
     for (size_t last = 1; last < odd.codes.size(); last += 2) CHECK((odd.codes[last] & 0xf0) == 0);
+  }
+
+  TEST_CASE("residuals of any size give numbers") {
+    for (const float magnitude : {1e-45f, 1e-41f, 1e-30f, 1e30f, 3e38f}) {
+      for (const int group : kGroups) {
+        Tensor keys = random_tensor({60, 12}, 9);
+        for (int64_t i = 0; i < keys.n_elements(); ++i) {
+          keys.f32()[i] = std::clamp(keys.f32()[i] / 4, -1.0f, 1.0f) * magnitude;
+        }
+        const Sketches sketches = sketch_residuals(keys, group);
+        CHECK(sketches.codebooks.error >= 0);
+        CHECK(std::isfinite(sketches.codebooks.error));
+        for (const float step : sketches.codebooks.steps) CHECK(std::isfinite(step));
+        for (const uint16_t scale : sketches.scales) CHECK(scale <= 0x7bff);
+      }
+    }
   }
 
   TEST_CASE("residuals beyond f16 give the largest finite scale") {

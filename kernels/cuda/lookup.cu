@@ -197,6 +197,10 @@ void lookup(const LookupArgs& a, Stream stream) {
         "lookup: expected groups of 1 to 16 query heads, up to 32768 works and a cluster, found " +
         std::to_string(a.group) + ", " + std::to_string(a.n_works) + " and " + std::to_string(a.n_clusters));
   }
+  if (a.max_heads < 1 || a.group % a.max_heads != 0) {
+    throw std::invalid_argument("lookup: " + std::to_string(a.group) + " rows are not those of " +
+                                std::to_string(a.max_heads) + " heads");
+  }
   switch (a.dtype) {
     case DType::bf16:
       return launch_split<DType::bf16>(a, stream);

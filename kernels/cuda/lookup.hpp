@@ -1,7 +1,7 @@
 // The lookup of one level: a group of queries against the centroids of a KV head, then what is kept.
 //
-// Score of cluster i (arXiv 2411.09688, equation 2; a group's heads by their mean): S_i = exp(s q·C_i) / sum_j N_j
-// exp(s q·C_j), where the sum runs over the clusters scored and what the levels above dropped: as
+// Score of cluster i (arXiv 2411.09688, equation 2; a group's rows by their mean, or heads by the largest): S_i = exp(s
+// q·C_i) / sum_j N_j exp(s q·C_j), where the sum runs over the clusters scored and what the levels above dropped: as
 // lib/attention/lookup.hpp.
 #pragma once
 
@@ -40,6 +40,7 @@ struct LookupArgs {
   // first) as long as they hold at most max_keys keys together, of which the best is kept even if it holds more.
   float threshold;
   int max_keys;
+  int max_heads = 1;  // rows r of a work whose r % max_heads are equal are one head's: the largest head's mean counts
   const int32_t* max_keys_of = nullptr;  // [n_kv_heads] in place of max_keys; null: max_keys
 
   // What is kept. Leaves: sinks, rows of the kept clusters and window, ascending. Other levels: their children,

@@ -6,6 +6,18 @@
 
 namespace squeeze::cuda {
 
+// The largest sum of the rows of one head: rows r with equal r % max_heads. share(r): what row r adds.
+template <class Share>
+__device__ float group_score(int group, int max_heads, const Share& share) {
+  float best = 0.0f;
+  for (int head = 0; head < max_heads; ++head) {
+    float score = 0.0f;
+    for (int row = head; row < group; row += max_heads) score += share(row);
+    best = fmaxf(best, score);
+  }
+  return best;
+}
+
 struct ScoreBorder {
   uint32_t bits = 0;  // items above it are kept, items below it are not, items at it in their order as long as they fit
   int32_t n_left = 0;  // keys that items at the border may hold

@@ -9,7 +9,7 @@ namespace squeeze::cuda {
 
 struct SelectSpace {  // shared memory
   float max[16];      // per query head
-  float factor[16];   // 1 / (the sum times the number of heads)
+  float factor[16];   // 1 / (the sum times the number of rows of a head, or of all)
   ScanSpace scan;
   BorderSpace border;
 };
@@ -26,7 +26,7 @@ __device__ inline void sum_up(const LookupArgs& a, int work, const LookupSpace& 
       all.add(space.sums[(static_cast<int64_t>(work) * n_blocks + b) * a.group + head]);
     }
     shared.max[head] = all.max;
-    shared.factor[head] = 1.0f / (all.sum * static_cast<float>(a.group));
+    shared.factor[head] = 1.0f / (all.sum * static_cast<float>(a.group / a.max_heads));
     if (a.top_logits) a.top_logits[at] = all.max;
   }
   __syncthreads();
@@ -35,12 +35,10 @@ __device__ inline void sum_up(const LookupArgs& a, int work, const LookupSpace& 
 __device__ inline void score_clusters(const LookupArgs& a, int n, const float* logits, float* scores,
                                       const SelectSpace& shared) {
   for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
-    float score = 0.0f;
-    for (int head = 0; head < a.group; ++head) {
-      const float logit = logits[static_cast<int64_t>(head) * a.n_clusters + i];
-      score += exp2_fast((logit - shared.max[head]) * kLog2E) * shared.factor[head];
-    }
-    scores[i] = score;
+    scores[i] = group_score(a.group, a.max_heads, [&](int row) {
+      const float logit = logits[static_cast<int64_t>(row) * a.n_clusters + i];
+      return exp2_fast((logit - shared.max[row]) * kLog2E) * shared.factor[row];
+    });
   }
   __syncthreads();
 }

@@ -8,7 +8,7 @@
 namespace squeeze::cuda {
 
 struct SketchKeepSpace {  // shared memory
-  float factor[16];       // per query head: 1 / (the sum of the weights times the number of heads)
+  float factor[16];       // per query row: 1 / (the sum of the weights times the number of rows of a head, or of all)
   float miss[16];         // per squared scale of a sketch: what misses add to the logarithm of an exponential's mean
   BorderSpace border;
   ScanSpace scan;
@@ -18,14 +18,12 @@ struct SketchKeepSpace {  // shared memory
 struct KeyScores {
   const uint16_t* weights;  // of the first head
   int64_t n_clustered;
-  int group;
+  int group, max_heads;
   const float* factor;
 
   __device__ float weight(int head, int64_t key) const { return unpack_low(weights[head * n_clustered + key], BF16{}); }
   __device__ float operator()(int64_t key) const {
-    float score = 0.0f;
-    for (int head = 0; head < group; ++head) score += weight(head, key) * factor[head];
-    return score;
+    return group_score(group, max_heads, [&](int row) { return weight(row, key) * factor[row]; });
   }
 };
 
@@ -40,11 +38,11 @@ __device__ inline KeyScores key_scores(const SketchLookupArgs& a, const SketchSp
     for (int b = part.blocks.first; b <= part.blocks.last; ++b) {
       sum += space.sums[(static_cast<int64_t>(b) + part.work) * a.group + head];
     }
-    shared.factor[head] = 1.0f / (sum * static_cast<float>(a.group));
+    shared.factor[head] = 1.0f / (sum * static_cast<float>(a.group / a.max_heads));
   }
   __syncthreads();
   return {space.weights + static_cast<int64_t>(part.work) * a.group * a.n_clustered, a.n_clustered, a.group,
-          shared.factor};
+          a.max_heads, shared.factor};
 }
 
 __device__ inline void count_scores(const SketchLookupArgs& a, const SketchSpace& space, const SketchPart& part,

@@ -184,6 +184,10 @@ void sketch_lookup(const SketchLookupArgs& a, Stream stream) {
     throw std::invalid_argument("sketch_lookup: expected groups of 1 to 16 query heads and up to 1024 works, found " +
                                 std::to_string(a.group) + " and " + std::to_string(a.n_works));
   }
+  if (a.max_heads < 1 || a.group % a.max_heads != 0) {
+    throw std::invalid_argument("sketch_lookup: " + std::to_string(a.group) + " rows are not those of " +
+                                std::to_string(a.max_heads) + " heads");
+  }
   switch (a.group_dim) {
     case 2:
       return launch_group<2>(a, stream);

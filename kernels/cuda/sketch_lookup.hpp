@@ -46,6 +46,7 @@ struct SketchLookupArgs {
   //   bytes         the best keys by score, as many as what the sketches leave of the bytes pays for:
   //                 (bytes - n_candidates * sketch_bytes) / key_bytes
   // Of the best keys, scores that lie in the same 32nd of an octave count as equal; the lower row first.
+  int max_heads = 1;  // as lookup.hpp
   bool by_threshold = false;
   float threshold = 0;
   const int32_t* max_keys_of = nullptr;  // [n_kv_heads], or null

@@ -55,6 +55,7 @@ void CudaLookup::look_up(const CudaLayer& layer, const CudaPlan& plan, size_t nu
   }
   a.threshold = plan.levels[number].threshold;
   a.max_keys = -1;
+  a.max_heads = plan.largest ? context_.model.group_size() : 1;
   a.max_keys_of = plan.levels[number].keys_of.data();
   a.n_sinks = layer.n_sinks();
   a.n_window = layer.n_window();
@@ -98,6 +99,7 @@ void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const
   a.cluster_logits = cluster_logits_.data();
   a.top_logits = top_logits_.data();
   a.dropped = in_play.dropped.data();
+  a.max_heads = plan.largest ? context_.model.group_size() : 1;
   a.bytes_of = plan.bytes_of.data();
   a.max_keys_of = plan.keys.keys_of.data();
   a.by_threshold = !a.bytes_of && !a.max_keys_of;

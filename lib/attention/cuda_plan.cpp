@@ -31,6 +31,7 @@ class Planner {
            layer_.n_clustered());
     }
     plan_.levels.resize(layer_.levels.size());
+    plan_.largest = rule.group.select == GqaSelect::group_max;
     rule.rule == Rule::bytes ? spend() : prune();
     plan_.most_rows = std::min(plan_.most_rows, layer_.n_clustered()) + layer_.n_sinks() + layer_.n_window();
     return std::move(plan_);
@@ -47,8 +48,8 @@ class Planner {
       }
     }
     if (first.rule == Rule::top_p) fail("top-p selects on the CPU only (--device cpu)");
-    if (first.rule != Rule::all && first.group.select != GqaSelect::group_mean) {
-      fail("on a CUDA device query heads select by their mean; this index was calibrated with --gqa-select otherwise");
+    if (first.rule != Rule::all && first.group.select == GqaSelect::per_head) {
+      fail("on a CUDA device query heads select together; this index was calibrated with --gqa-select per-head");
     }
   }
 

@@ -16,6 +16,7 @@ struct CudaKeep {
 
 struct CudaPlan {
   bool dense = false;            // everything; nothing is scored
+  bool largest = false;          // the largest score of a query head counts, else their mean
   size_t first_level = 0;        // the levels above prune nothing and are not scored
   std::vector<CudaKeep> levels;  // of all levels, leaves included
   bool sketches = false;         // keys are chosen by their sketches, else leaves

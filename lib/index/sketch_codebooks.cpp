@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kMostSamples = 8192;
 constexpr int kIterations = 15;
+constexpr double kLeastSquares = 1e-60;  // the inverse of a shorter length may be no float
 
 // Residuals of length 1 of keys that lie evenly over the rows, hence over the leaves.
 std::vector<std::vector<float>> sample_residuals(TensorView keys, const LevelView& leaves) {
@@ -137,7 +138,7 @@ void round_entries(const std::vector<float>& entries, int64_t group, SketchCodeb
 float inverse_length(const std::vector<float>& x) {
   double squares = 0;
   for (const float value : x) squares += double{value} * double{value};
-  return squares > 0 ? static_cast<float>(1 / std::sqrt(squares)) : 0.0f;
+  return squares > kLeastSquares ? static_cast<float>(1 / std::sqrt(squares)) : 0.0f;
 }
 
 NearestEntry nearest_entry(const float* x, const float* entries, int dim) {

@@ -14,7 +14,7 @@ inline constexpr int kMaxGroupDim = 8;
 // As sketch_keys; without the error.
 SketchCodebooks learn_codebooks(TensorView keys, const LevelView& leaves, int group_dim);
 
-float inverse_length(const std::vector<float>& x);  // 0 of 0
+float inverse_length(const std::vector<float>& x);  // 0 of what is next to nothing
 
 struct NearestEntry {
   int entry = 0;  // the lowest of equals

@@ -217,6 +217,24 @@ TEST_SUITE("cuda_attention") {
     }
   }
 
+  TEST_CASE("groups that select by the largest score of a head: the CPU's choice, and not that by the mean") {
+    for (const int bits : {0, 1}) {
+      Indexed context({.bits = bits, .quantise = false, .group = 4});
+      Device device(context);
+      const Run mean = run_cpu(context, context.policy("sparsity", 0.8), Rest::drop, 2);
+      CalibrationOptions by_largest;
+      by_largest.gqa = GqaSelect::group_max;
+      context.calibration = context.made.calibrated(by_largest);
+      for (const int64_t block : {1, 2}) {
+        const Run cpu = run_cpu(context, context.policy("sparsity", 0.8), Rest::drop, block);
+        const Run found = device.run(context.rules("sparsity", 0.8), Rest::drop, block);
+        CHECK(found.usage.kept() == doctest::Approx(cpu.usage.kept()).epsilon(0.02));
+        CHECK(distance(cpu, found) < (bits == 0 ? kBound : 4 * kBound));  // by sketches nearly equal keys may change
+        CHECK(distance(mean, found) > 4 * kBound);
+      }
+    }
+  }
+
   TEST_CASE("a full budget is dense attention; dense layers read everything") {
     const Indexed context;
     Device device(context);

@@ -20,6 +20,7 @@ struct Setting {
   bool leaves = true;     // else a level above
   bool in_play = false;   // only some clusters, and mass dropped above
   bool same = false;      // all centroids the same: ties
+  int max_heads = 1;
   int n_sinks = 3, n_window = 5;
 
   int n_works() const { return n_requests * n_kv_heads; }
@@ -131,15 +132,26 @@ class Call {
   float scale() const { return 1 / std::sqrt(static_cast<float>(s_.head_dim)); }
 
   std::vector<double> scores(int work) const {
+    std::vector<double> best(items(work).size(), 0.0);
+    for (int view = 0; view < s_.max_heads; ++view) {
+      const std::vector<double> own = scores_of(work, view);
+      for (size_t i = 0; i < best.size(); ++i) best[i] = std::max(best[i], own[i]);
+    }
+    return best;
+  }
+
+  // The mean of the rows that are one head's.
+  std::vector<double> scores_of(int work, int view) const {
     std::vector<double> out(items(work).size(), 0.0);
-    for (int head = 0; head < s_.group; ++head) {
+    for (int head = view; head < s_.group; head += s_.max_heads) {
       double sum = 0;
       if (s_.in_play) {
         const size_t at = size_t(work * s_.group + head) * 2;
         sum = double{dropped_[at + 1]} * std::exp(double{dropped_[at]});
       }
       for (const int cluster : items(work)) sum += n_keys(work, cluster) * std::exp(logit(work, head, cluster));
-      for (size_t i = 0; i < out.size(); ++i) out[i] += std::exp(logit(work, head, items(work)[i])) / sum / s_.group;
+      for (size_t i = 0; i < out.size(); ++i)
+        out[i] += std::exp(logit(work, head, items(work)[i])) / sum / (s_.group / s_.max_heads);
     }
     return out;
   }
@@ -211,6 +223,7 @@ class Call {
                                 .dropped = s_.in_play ? dropped.data() : nullptr,
                                 .threshold = threshold_,
                                 .max_keys = s_.per_head ? 1 : max_keys_,
+                                .max_heads = s_.max_heads,
                                 .max_keys_of = s_.per_head ? max_keys_of.data() : nullptr,
                                 .n_sinks = s_.n_sinks,
                                 .n_window = s_.n_window,
@@ -339,6 +352,9 @@ std::vector<Case> lookup_cases() {
       {"lookup: fewer keys than the best cluster holds", [] { check_setting({.keep = 0, .by_size = true}); }},
       {"lookup: numbers of keys per head",
        [] { check_setting({.n_kv_heads = 3, .n_requests = 2, .by_size = true, .per_head = true}); }},
+      {"lookup: the largest of a group's heads", [] { check_setting({.max_heads = 4}); }},
+      {"lookup: the largest of two heads, four tokens",
+       [] { check_setting({.group = 8, .by_size = true, .max_heads = 2}); }},
       {"lookup: equal scores", [] { check_setting({.n_clusters = 700, .by_size = true, .same = true}); }},
       {"lookup: a level above", [] { check_setting({.leaves = false}); }},
       {"lookup: some clusters in play", [] { check_setting({.in_play = true}); }},

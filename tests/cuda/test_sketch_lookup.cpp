@@ -22,7 +22,8 @@ struct Setting {
   double keep = 0.2;             // share of the candidates that the bytes pay for, or the threshold lets through
   double leaves = 0.7;           // share of the leaves that the lookup kept
   bool first_has_leaves = true;  // of work 0
-  bool same = false;             // all estimates of a leaf, and all leaves' logits, are equal
+  int max_heads = 1;
+  bool same = false;  // all estimates of a leaf, and all leaves' logits, are equal
   int n_sinks = 3, n_window = 5;
 
   int n_works() const { return n_requests * n_kv_heads; }
@@ -95,6 +96,7 @@ class Call {
                                       .cluster_logits = cluster_logits.data(),
                                       .top_logits = top.data(),
                                       .dropped = dropped.data(),
+                                      .max_heads = s_.max_heads,
                                       .by_threshold = s_.by == By::threshold,
                                       .threshold = threshold_,
                                       .max_keys_of = s_.by == By::max_keys_of ? max_keys_of.data() : nullptr,
@@ -270,9 +272,11 @@ class Call {
       for (size_t head = 0; head < of_heads.size(); ++head) sums[head] += of_heads[head];
     }
     for (const auto& [row, of_heads] : all) {
-      double score = 0;
-      for (size_t head = 0; head < of_heads.size(); ++head) score += of_heads[head] / sums[head] / s_.group;
-      out.push_back(score);
+      std::vector<double> views(size_t(s_.max_heads), 0.0);
+      for (size_t head = 0; head < of_heads.size(); ++head) {
+        views[head % views.size()] += of_heads[head] / sums[head] / (s_.group / s_.max_heads);
+      }
+      out.push_back(*std::max_element(views.begin(), views.end()));
     }
     return out;
   }
@@ -413,6 +417,9 @@ std::vector<Case> sketch_lookup_cases() {
       {"sketch_lookup: threshold that keeps everything", [] { check_setting({.by = By::threshold, .keep = 1}); }},
       {"sketch_lookup: threshold, a work without leaves",
        [] { check_setting({.by = By::threshold, .first_has_leaves = false}); }},
+      {"sketch_lookup: the largest of a group's heads", [] { check_setting({.max_heads = 4}); }},
+      {"sketch_lookup: the largest of two heads, eight tokens, threshold",
+       [] { check_setting({.group = 16, .by = By::threshold, .keep = 0.3, .max_heads = 2}); }},
       {"sketch_lookup: equal scores", [] { check_setting({.n_kv_heads = 1, .same = true}); }},
       {"sketch_lookup: dim 64", [] { check_setting({.head_dim = 64}); }},
       {"sketch_lookup: dim 64, half a bit", [] { check_setting({.group_dim = 8, .head_dim = 64}); }},
