@@ -28,6 +28,7 @@ void check_same_options(const std::string& path, const IndexLayout& found, DType
                      : options.seed != expected.seed                             ? "seed"
                      : options.segment != expected.segment                       ? "segment"
                      : options.sketch_group != expected.sketch_group             ? "size of sketches"
+                     : options.sign_bits > 0                                     ? "kind of sketches"
                      : options.quantise_centroids != expected.quantise_centroids ? "type of centroids"
                      : options.quantise_kv != expected.quantise_kv               ? "type of keys and values"
                      : !std::equal(options.levels.begin(), options.levels.end(), expected.levels.begin(),

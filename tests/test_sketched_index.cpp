@@ -128,6 +128,24 @@ TEST_SUITE("sketched_index") {
     CHECK(contains(why(kind, {}), "other calibration queries"));
   }
 
+  TEST_CASE("a run that was begun with sketches of signs is not resumed, without sketches either") {
+    const TemporaryFolder folder;
+    IndexOptions options;
+    options.levels = {{0.5, 2}};
+    options.n_sinks = options.n_window = options.iterations = 1;
+    options.metric = Metric::l2;
+    options.segment = 0;
+    options.quantise_centroids = true;
+    const auto resume = [&](WriteMode mode) {
+      KvIndexWriter(folder / "i", made_context(), DType::bf16, options, mode);
+    };
+    resume({});
+    EmptyIndex{.sketch_bits = 0}.write(folder / "i.partial");
+    CHECK(error_of([&] { resume({.resume = true}); }).empty());
+    EmptyIndex{.sketch_bits = 1}.write(folder / "i.partial");
+    CHECK(contains(error_of([&] { resume({.resume = true}); }), "another kind of sketches"));
+  }
+
   TEST_CASE("a layer whose sketches or scales do not fit is not written") {
     const TemporaryFolder folder;
     const MadeIndexKind kind;

@@ -22,8 +22,9 @@ AttentionMaker on_cpu(const PolicyOptions& options, const KvIndex& index) {
 
 AttentionMaker on_cuda(const PolicyOptions& options, const KvIndex& index, const CommonOptions& common) {
   const std::string& memory = common.device_memory;
-  const int64_t most =
-      memory.empty() ? 0 : static_cast<int64_t>(std::min(parse_bytes(memory, "--device-memory"), 0x1p60));
+  const std::optional<double> bytes = parse_bytes(memory);
+  if (!memory.empty() && !bytes) fail_usage("--device-memory {}: expected bytes such as 64M or 8GiB", memory);
+  const auto most = static_cast<int64_t>(std::min(bytes.value_or(0), 0x1p60));
   return [=, rules = make_rules(options, index), rest = options.rest_mode(), block = options.query_block](
              Operations& cuda, const ContextView& view, size_t n) {
     const auto context = upload_context(cuda, view, most);

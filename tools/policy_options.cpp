@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 
 #include "lib/attention/policy.hpp"
 #include "tools/tool.hpp"
@@ -15,18 +14,11 @@ namespace {
 // "5%", "0.05", or bytes per token: the share is then known when the index is.
 double parse_budget(const std::string& text) {
   const size_t unit = text.find_first_not_of("0123456789.");
-  const std::string suffix = unit == std::string::npos ? "" : text.substr(unit);
-  double value = 0;
-  if (!CLI::detail::lexical_cast(text.substr(0, unit), value) || !(value > 0)) {
-    fail_usage("--budget {}: expected a share such as 5% or bytes such as 64M", text);
-  }
-  if (suffix == "%" && value > 100) fail_usage("--budget {}: a share must lie above 0 and be at most 100%", text);
-  if (suffix == "%") return value / 100;
-  if (suffix.empty() && value <= 1) return value;
-  const std::map<std::string, double> units = {{"", 1}, {"K", 1024.0}, {"M", 0x1p20}, {"G", 0x1p30}};
-  const auto found = units.find(suffix);
-  if (found == units.end()) fail_usage("--budget {}: expected a share such as 5% or bytes such as 64M", text);
-  return value * found->second;
+  const bool percent = unit != std::string::npos && text.substr(unit) == "%";
+  const std::optional<double> value = parse_bytes(percent ? text.substr(0, unit) : text);
+  if (!value) fail_usage("--budget {}: expected a share such as 5% or bytes such as 64M", text);
+  if (percent && *value > 100) fail_usage("--budget {}: a share must lie above 0 and be at most 100%", text);
+  return percent ? *value / 100 : *value;
 }
 
 // Above 1 a budget is in bytes of all layers and heads.

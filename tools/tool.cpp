@@ -157,7 +157,7 @@ void note(const CommonOptions& common, const std::string& line) {
   fmt::print(stderr, "{}\n", line);
 }
 
-double parse_bytes(const std::string& text, const std::string& option) {
+std::optional<double> parse_bytes(const std::string& text) {
   const size_t unit = text.find_first_not_of("0123456789.");
   const std::string suffix = unit == std::string::npos ? "" : text.substr(unit);
   const std::map<std::string, double> units = {{"", 1},         {"K", 1024.0}, {"KiB", 1024.0}, {"M", 0x1p20},
@@ -165,7 +165,7 @@ double parse_bytes(const std::string& text, const std::string& option) {
   const auto found = units.find(suffix);
   double value = 0;
   if (found == units.end() || !CLI::detail::lexical_cast(text.substr(0, unit), value) || !(value > 0)) {
-    fail_usage("{} {}: expected bytes such as 64M or 8GiB", option, text);
+    return {};
   }
   return value * found->second;
 }

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "lib/core/error.hpp"
@@ -65,8 +66,8 @@ void end_progress();
 // A note on stderr unless quiet.
 void note(const CommonOptions& common, const std::string& line);
 
-// "64M", "8GiB", "1000": a number with a unit of 1024s, or bytes. Throws (bad usage) if it is none, or not above 0.
-double parse_bytes(const std::string& text, const std::string& option);
+// "64M", "8GiB", "1000": a number with a unit of 1024s, or bytes; nothing if it is none, or not above 0.
+std::optional<double> parse_bytes(const std::string& text);
 std::string human_bytes(double bytes);                                   // "1.5 MiB"
 double parse_share(const std::string& text, const std::string& option);  // "5%" or "0.05" -> 0.05
 

@@ -66,8 +66,8 @@ size_t n_layers_that_fit(const ContextView& context, int64_t device_bytes) {
   for (const std::vector<HeadView>& heads : context.layers) left -= index_bytes(heads);
   if (left < 0) {
     fail(
-        "the index without its keys and values takes {} MiB of device memory more than {}; use --device cpu, or a "
-        "shorter context",
+        "the index without its keys and values takes {} MiB of device memory more than {}; allow or free more, or use "
+        "--device cpu",
         (-left >> 20) + 1,
         device_bytes > 0 && device_bytes < free ? "--device-memory allows" : "is free beside the model");
   }

@@ -108,29 +108,29 @@ inline void log(float* x, int64_t n) {
   if (i < n) store_f32_some(x + i, log(load_f32_some(x + i, n - i)), n - i);
 }
 
-inline float sum_squares_f16(const uint16_t* x, int64_t n) {
+// load(i) is a vector of the elements from i on, load_some(i) one of those that are left.
+template <class Load, class LoadSome>
+SQUEEZE_INLINE float sum_squares(int64_t n, const Load& load, const LoadSome& load_some) {
   Vec squares = zero();
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) squares = fma(load_f16(x + i), load_f16(x + i), squares);
-  if (i < n) {
-    const Vec v = load_f16_some(x + i, n - i);
-    squares = fma(v, v, squares);
-  }
+  for (; i + kLanes <= n; i += kLanes) squares = fma(load(i), load(i), squares);
+  if (i < n) squares = fma(load_some(i), load_some(i), squares);
   return sum(squares);
 }
 
+inline float sum_squares_f16(const uint16_t* x, int64_t n) {
+  return sum_squares(
+      n, [x](int64_t i) { return load_f16(x + i); }, [x, n](int64_t i) { return load_f16_some(x + i, n - i); });
+}
+
 inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
-  Vec squares = zero();
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) squares = fma(load_f32(x + i), load_f32(x + i), squares);
-  if (i < n) {
-    const Vec v = load_f32_some(x + i, n - i);
-    squares = fma(v, v, squares);
-  }
-  const double mean_square = double{sum(squares)} / static_cast<double>(n);
+  const float squares = sum_squares(
+      n, [x](int64_t i) { return load_f32(x + i); }, [x, n](int64_t i) { return load_f32_some(x + i, n - i); });
+  const double mean_square = double{squares} / static_cast<double>(n);
   const __m128d root = _mm_sqrt_pd(_mm_set1_pd(mean_square + double{eps}));
   const Vec inverse = broadcast(static_cast<float>(1.0 / _mm_cvtsd_f64(root)));
-  for (i = 0; i + kLanes <= n; i += kLanes) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
     store_f32(out + i, mul(mul(load_f32(x + i), inverse), load_f32(weight + i)));
   }
   if (i < n) {
