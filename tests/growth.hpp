@@ -55,7 +55,8 @@ inline Selection select_for(const HeadView& head, TensorView query, const Growth
   const int64_t n_sketches = std::min(lookup.n_sketches, head.n_clustered() * 4 / 5);
   const auto sketches = static_cast<double>(n_sketches * head.sketches.key_bytes());
   const auto keys = static_cast<double>(lookup.n_keys * kv_bytes(head));
-  const int64_t fixed = pinned_bytes(head) + n_scored * centroid_bytes(head.levels.back());
+  const int64_t fixed =
+      pinned_bytes(head) + n_scored * centroid_bytes(head.levels.back()) + head.sketches.codebook_bytes();
   rule.bytes = static_cast<double>(fixed) + sketches + keys;
   rule.sketch_share = sketches / (sketches + keys);
   return select_clusters(head, query, kGrowthScale, rule);

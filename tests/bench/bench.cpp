@@ -31,6 +31,7 @@ std::string ratio(const std::optional<double>& x) { return x ? fmt::format("{:.2
 
 Bench::Bench(const BenchOptions& options) : options_(options) {
   for (const int threads : options.threads) read_gbps_[threads] = read_bandwidth(threads);
+  if (!read_gbps_.contains(1)) read_gbps_[1] = read_bandwidth(1);  // some rows have one thread, whatever was asked for
 }
 
 int64_t available_bytes() {

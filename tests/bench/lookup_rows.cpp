@@ -47,11 +47,11 @@ void add_row(Bench& bench, const MadeContext& context, bool flat) {
   const float scale = context.view().model.softmax_scale;
   const TensorView rows(queries.data(), DType::f32, {4, queries.size(2)});
   const Selection nothing = select_clusters(head, rows, scale, rule);
-  const auto sketches =
-      static_cast<double>(kSketches * (nothing.index_bytes ? nothing.index_bytes / nothing.n_sketched : 18));
+  const auto sketches = static_cast<double>(kSketches * head.sketches.key_bytes());
   const auto keys = static_cast<double>(kKeys * kv_bytes(head));
-  rule.bytes =
-      static_cast<double>(pinned_bytes(head) + nothing.n_scored * centroid_bytes(head.levels.back())) + sketches + keys;
+  const int64_t fixed =
+      pinned_bytes(head) + nothing.n_scored * centroid_bytes(head.levels.back()) + head.sketches.codebook_bytes();
+  rule.bytes = static_cast<double>(fixed) + sketches + keys;
   rule.sketch_share = sketches / (sketches + keys);
   const std::string name = row_name(context.shape(), flat);
   LookupScratch scratch;
