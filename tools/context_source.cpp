@@ -34,10 +34,10 @@ DType parse_dtype(const std::string& name) {
 
 Precision parse_precision(const std::string& name) { return name == "f32" ? Precision::f32 : Precision::bf16; }
 
-std::unique_ptr<Operations> operations_for(const std::string& precision, bool cuda) {
+std::unique_ptr<Operations> operations_for(const std::string& precision, bool cuda, bool graphs) {
   if (!cuda) return cpu_operations(parse_precision(precision));
   if (precision == "f32") fail_usage("--precision f32: a CUDA device computes in bf16 (--device cpu has both)");
-  return cuda_operations();
+  return cuda_operations(graphs);
 }
 
 ContextSource::ContextSource(const SourceOptions& options, bool cuda)

@@ -63,6 +63,6 @@ class ContextSource {
 DType parse_dtype(const std::string& name);  // checked by bind_source
 Precision parse_precision(const std::string& name);
 // The forward pass on the device that was chosen. Throws (bad usage) if it does not have the precision.
-std::unique_ptr<Operations> operations_for(const std::string& precision, bool cuda);
+std::unique_ptr<Operations> operations_for(const std::string& precision, bool cuda, bool graphs = true);
 
 }  // namespace squeeze

@@ -30,7 +30,8 @@ Session::Session(const AnswerOptions& options, const CommonOptions& common, cons
       maker_(attention_maker(policy, index, common)),
       model_(checked_model(options.model, index)),
       tokenizer_(model_.tokenizer()),
-      transformer_(model_.config(), model_.weights(), operations_for(options.precision, common.cuda())),
+      transformer_(model_.config(), model_.weights(),
+                   operations_for(options.precision, common.cuda(), !common.no_graph)),
       view_(index.view()),
       n_context_(index.context().n_tokens()) {
   transformer_.set_sequence_length(n_context_);

@@ -41,6 +41,8 @@ void bind(CLI::App& app, Options& o) {
                  "What the context may take of the device; keys and values beyond it are read over the bus (default: "
                  "what is free)")
       ->type_name("8GiB");
+  app.add_flag("--no-graph", o.common.no_graph,
+               "On a device, launch a token's kernels one by one (default: recorded once, replayed as one graph)");
   app.add_flag("--json", o.json, "Print the replay's figures as JSON");
 }
 

@@ -20,6 +20,7 @@ struct CommonOptions {
   std::string device = "cpu";  // or "cuda", "cuda:1"
   bool cuda() const { return device != "cpu"; }
   std::string device_memory;  // for the context: "8GiB"; empty: what is free
+  bool no_graph = false;      // on a device: kernels are launched one by one
   bool quiet = false;
 };
 

@@ -54,7 +54,7 @@ struct AttendDecodeArgs {
 
   float* out;       // [n_works, group, head_dim]; zeros where there is nothing to attend to
   float* lse;       // [n_works, group], or null
-  void* workspace;  // attend_decode_workspace_bytes, zero before the first call; a call leaves it fit for the next
+  void* workspace;  // attend_decode_workspace_bytes, zero before the first call; fit for the next of n_works
 };
 
 size_t attend_decode_workspace_bytes(int n_works, int group, int head_dim);

@@ -4,12 +4,14 @@
 #include <atomic>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/recording.hpp"
 
 namespace squeeze::cuda {
 
 namespace {
 
 std::atomic<int> selected{0};
+std::atomic<uint64_t> allocations{0};
 
 }  // namespace
 
@@ -41,6 +43,8 @@ size_t free_device_bytes() {
 }
 
 void* allocate_device(size_t bytes) {
+  refuse_while_recording("allocating device memory");
+  ++allocations;
   void* memory = nullptr;
   check(cudaSetDevice(selected.load()), "choice of a device");  // CUDA's current device is one of each thread
   const cudaError_t status = bytes > 0 ? cudaMalloc(&memory, bytes) : cudaSuccess;
@@ -53,9 +57,12 @@ void* allocate_device(size_t bytes) {
   return memory;
 }
 
+uint64_t n_allocations() { return allocations.load(); }
+
 void free_device(void* memory) noexcept { cudaFree(memory); }
 
 void* allocate_shared_host(size_t bytes) {
+  refuse_while_recording("pinning memory");
   void* memory = nullptr;
   check(cudaSetDevice(selected.load()), "choice of a device");
   if (bytes == 0) return memory;
@@ -72,10 +79,12 @@ void* allocate_shared_host(size_t bytes) {
 void free_shared_host(void* memory) noexcept { cudaFreeHost(memory); }
 
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
+  refuse_while_recording("a copy to the device");
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the device");
 }
 
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
+  refuse_while_recording("a copy from the device");
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy from the device");
   synchronize(stream);
 }
@@ -88,6 +97,9 @@ void fill_device(void* memory, int byte, size_t bytes, Stream stream) {
   if (bytes > 0) check(cudaMemsetAsync(memory, byte, bytes, stream), "filling device memory");
 }
 
-void synchronize(Stream stream) { check(cudaStreamSynchronize(stream), "waiting for the device"); }
+void synchronize(Stream stream) {
+  refuse_while_recording("waiting for the device");
+  check(cudaStreamSynchronize(stream), "waiting for the device");
+}
 
 }  // namespace squeeze::cuda

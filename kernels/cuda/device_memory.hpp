@@ -23,7 +23,10 @@ struct DeviceLimits {
 const DeviceLimits& device_limits();  // of the selected device
 size_t free_device_bytes();           // that nothing has allocated
 
+// While a graph is recorded (stream.hpp), memory can only be filled and copied on the device: the rest of what follows
+// throws std::logic_error.
 void* allocate_device(size_t bytes);  // 256-byte aligned; null for 0 bytes
+uint64_t n_allocations();             // of device memory so far: while it stays, what a graph reads is where it was
 void free_device(void* memory) noexcept;
 // Memory of the host, pinned, that kernels read in place, over the bus; 256-byte aligned; null for 0 bytes.
 void* allocate_shared_host(size_t bytes);

@@ -58,8 +58,10 @@ int resident_blocks(void (*)(Args), unsigned, size_t) {
 
 template <class Args>
 void launch(void (*kernel)(Args), const LaunchShape& shape, Stream, Args args) {
-  emulated::run_grid({shape.grid_x, shape.grid_y, 1}, {shape.threads, 1, 1}, shape.shared_bytes, shape.cooperative,
-                     [&] { kernel(args); });
+  emulated::run_or_record([=] {
+    emulated::run_grid({shape.grid_x, shape.grid_y, 1}, {shape.threads, 1, 1}, shape.shared_bytes, shape.cooperative,
+                       [&] { kernel(args); });
+  });
 }
 
 #endif

@@ -62,7 +62,7 @@ struct LookupArgs {
   float* cluster_logits;  // [n_works, group, n_clusters], by cluster; of those in play
   float* top_logits;      // [n_works, group], the largest, dropped ones included
 
-  void* workspace;  // lookup_workspace_bytes, zero before the first call; a call leaves it fit for the next
+  void* workspace;  // lookup_workspace_bytes, zero before the first call; fit for the next call of n_works
 };
 
 size_t lookup_workspace_bytes(int n_works, int group, int n_clusters);

@@ -2,6 +2,7 @@
 #include "kernels/cuda/stream.hpp"
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/recording.hpp"
 
 namespace squeeze::cuda {
 
@@ -12,6 +13,7 @@ Graph::Graph(const OwnStream& stream, const std::function<void(Stream)>& work) {
   check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "beginning a capture");
   cudaGraph_t graph = nullptr;
   try {
+    const Recording recording;
     work(stream.get());
   } catch (...) {
     cudaStreamEndCapture(stream.get(), &graph);

@@ -17,16 +17,12 @@ struct AttentionInput {
   TensorView values;       // f32 [n, n_kv_heads, head_dim]
 };
 
-class Attention;
-
-// The projections of the next token of each of n sequences in one layer; each has an attention of its own.
-struct TogetherInput {
+// The projections of the next token of each of n sequences in one layer.
+struct StepInput {
   int layer;
-  std::span<Attention* const> attentions;  // [n], all different
-  std::span<const int64_t> positions;      // [n]
-  TensorView queries;                      // f32 [n, n_query_heads, head_dim]
-  TensorView keys;                         // f32 [n, n_kv_heads, head_dim]
-  TensorView values;                       // f32 [n, n_kv_heads, head_dim]
+  TensorView queries;  // f32 [n, n_query_heads, head_dim]
+  TensorView keys;     // f32 [n, n_kv_heads, head_dim]
+  TensorView values;   // f32 [n, n_kv_heads, head_dim]
 };
 
 class Attention {
@@ -35,9 +31,15 @@ class Attention {
   // Appends the keys and values to the layer's cache and returns the causal attention output,
   // f32 [n, n_query_heads, head_dim], valid until the next call.
   virtual TensorView attend(const AttentionInput& input) = 0;
-  // attend() of every sequence's attention, of which this is one, at once: `out` becomes f32 [n, n_query_heads,
-  // head_dim]. False, and nothing is done, if they cannot be attended to together.
-  virtual bool attend_together(const TogetherInput& /*input*/, Tensor& /*out*/) { return false; }
+
+  // A step: the next token of each of several sequences, which have an attention each, of which this is one. all and
+  // positions: [n]. False, and nothing is done, if they cannot be attended to at once; else all is made ready for
+  // attend_step() of every layer, in their order, by any of them.
+  virtual bool begin_step(std::span<Attention* const> /*all*/, std::span<const int64_t> /*positions*/) { return false; }
+  // attend() of all. `out` becomes f32 [n, n_query_heads, head_dim]. Operations::repeat may do it again for another
+  // step of the same sequences.
+  virtual void attend_step(const StepInput& /*input*/, Tensor& /*out*/) {}
+
   // A sequence of this many tokens is to be expected: caches may make room for it at once.
   virtual void reserve(int64_t /*n_tokens*/) {}
 };

@@ -6,7 +6,7 @@
 
 namespace squeeze {
 
-std::unique_ptr<Operations> cuda_operations() { fail("{}", cuda_problem()); }
+std::unique_ptr<Operations> cuda_operations(bool) { fail("{}", cuda_problem()); }
 
 std::shared_ptr<const CudaContext> upload_context(Operations&, const ContextView&, int64_t) {
   fail("{}", cuda_problem());

@@ -65,25 +65,41 @@ class CudaAttention final : public TailAttention {
     return output;
   }
 
-  bool attend_together(const TogetherInput& input, Tensor& out) override {
+  // All that a step changes on the host: tails, their lengths, what is counted whatever is selected.
+  bool begin_step(std::span<Attention* const> attentions, std::span<const int64_t> positions) override {
     std::vector<CudaAttention*> all;
-    for (Attention* each : input.attentions) {
+    for (Attention* each : attentions) {
       auto* own = dynamic_cast<CudaAttention*>(each);
       if (!own || own->engine_ != engine_) return false;
       all.push_back(own);
     }
-    if (all.size() < 2) return false;
-    const int64_t n = std::ssize(all), n_kv_heads = model().n_kv_heads;
-    for (int64_t i = 0; i < n; ++i) {
-      all[size_t(i)]->check({input.layer, input.positions[size_t(i)], input.queries.slice(i, i + 1),
-                             input.keys.slice(i, i + 1), input.values.slice(i, i + 1)});
+    const auto n_layers = static_cast<int>(tails_.size());
+    for (size_t i = 0; i < all.size(); ++i) {
+      for (int layer = 0; layer < n_layers; ++layer) all[i]->check_position(layer, positions[i]);
     }
+    std::vector<int64_t*> totals;
+    for (CudaAttention* own : all) totals.push_back(own->counts_.totals());
+    engine_->set_totals(std::move(totals));
+    for (int layer = 0; layer < n_layers; ++layer) {
+      lengthen(all, layer);
+      const CudaPlan& rule = engine_->plan(layer, 1);
+      for (CudaAttention* own : all) own->count(layer, model().n_kv_heads, rule);
+    }
+    std::vector<int32_t> lengths;
+    for (CudaAttention* own : all) {
+      lengths.insert(lengths.end(), static_cast<size_t>(model().n_kv_heads),
+                     static_cast<int32_t>(own->tails_[0].n_tokens));
+    }
+    engine_->set_tail_lengths(std::move(lengths));
+    return true;
+  }
+
+  void attend_step(const StepInput& input, Tensor& out) override {
+    const int64_t n = input.queries.size(0), n_kv_heads = model().n_kv_heads;
     out.resize(DType::f32, input.queries.shape());
-    const std::vector<int32_t> lengths = lengthen(all, input.layer);
     const CudaEngine::TailRows& tails = engine_->tail_rows[static_cast<size_t>(input.layer)];
-    const int32_t* n_tail = engine_->tail_lengths(lengths);
     cuda::append_each({input.keys.f32(), input.values.f32(), n, static_cast<int>(n_kv_heads), model().head_dim,
-                       tails.keys_of.data(), tails.values_of.data(), engine_->context->dtype, n_tail},
+                       tails.keys_of.data(), tails.values_of.data(), engine_->context->dtype, engine_->tail_lengths()},
                       stream());
     const CudaPlan& rule = engine_->plan(input.layer, 1);
     const int group = model().group_size();
@@ -95,15 +111,12 @@ class CudaAttention final : public TailAttention {
       a.out = out.f32() + first * floats;
       a.n_works = static_cast<int>(n_here * n_kv_heads);
       a.group = a.heads_per_token = group;
+      a.n_tails = a.n_works;
       a.tail_keys_of = tails.keys_of.data() + first * n_kv_heads;
       a.tail_values_of = tails.values_of.data() + first * n_kv_heads;
-      a.n_tail = n_tail + first * n_kv_heads;
-      std::vector<CudaCounts*> counts;
-      for (int64_t i = first; i < first + n_here; ++i) counts.push_back(&all[size_t(i)]->counts_);
-      engine_->select_and_attend(input.layer, rule.dense ? nullptr : &rule, counts, a);
+      a.n_tail = engine_->tail_lengths() + first * n_kv_heads;
+      engine_->select_and_attend(input.layer, rule.dense ? nullptr : &rule, engine_->totals() + first, n_here, a);
     }
-    for (CudaAttention* own : all) own->count(input.layer, n_kv_heads, rule.dense);
-    return true;
   }
 
   void reserve(int64_t n_tokens) override {
@@ -133,6 +146,12 @@ class CudaAttention final : public TailAttention {
     check_input(input, model(), engine_->context->n_tokens + (number < tails_.size() ? tails_[number].n_tokens : 0));
   }
 
+  void check_position(int layer, int64_t position) const {
+    const int64_t next = engine_->context->n_tokens + tails_[static_cast<size_t>(layer)].n_tokens;
+    if (position != next)
+      fail("attention: the next token of layer {} has position {}, found {}", layer, next, position);
+  }
+
   void make_room(int64_t n, Tail& tail) {
     if (n <= tail.capacity()) return;
     const int64_t capacity = std::max<int64_t>({64, n, 2 * tail.capacity()});
@@ -156,9 +175,8 @@ class CudaAttention final : public TailAttention {
     tail.n_tokens += input.keys.size(0);
   }
 
-  // Room for one row more in the tail of each; the lengths, [requests * KV heads].
-  std::vector<int32_t> lengthen(const std::vector<CudaAttention*>& all, int layer) {
-    std::vector<int32_t> lengths;
+  // Room for one row more in the tail of each.
+  void lengthen(const std::vector<CudaAttention*>& all, int layer) {
     std::vector<void*> keys, values;
     for (CudaAttention* own : all) {
       Tail& tail = own->tail(layer);
@@ -167,11 +185,9 @@ class CudaAttention final : public TailAttention {
       for (int64_t h = 0; h < model().n_kv_heads; ++h) {
         keys.push_back(tail.keys.at(h * tail.capacity() * model().head_dim));
         values.push_back(tail.values.at(h * tail.capacity() * model().head_dim));
-        lengths.push_back(static_cast<int32_t>(tail.n_tokens));
       }
     }
     engine_->tail_rows[static_cast<size_t>(layer)].set(std::move(keys), std::move(values), engine_->stream());
-    return lengths;
   }
 
   template <class Args>
@@ -205,17 +221,17 @@ class CudaAttention final : public TailAttention {
     }
     // As many lookups as the CPU counts: a block of tokens, a KV head.
     const int64_t block = query_block_ > 0 ? query_block_ : n;
-    count(input.layer, (n + block - 1) / block * model().n_kv_heads, true);
+    count(input.layer, (n + block - 1) / block * model().n_kv_heads, engine_->plan(input.layer, 1));
   }
 
   // Everything but what lookups selected.
-  void count(int layer, int64_t n_lookups, bool dense) {
+  void count(int layer, int64_t n_lookups, const CudaPlan& rule) {
     const HeadView& own = head(layer);
     usage_.n_lookups += n_lookups;
     usage_.keys_clustered += n_lookups * own.n_clustered();
     usage_.bytes_read += n_lookups * pinned_bytes(own);
     usage_.bytes_dense += n_lookups * own.n_tokens() * kv_bytes(own);
-    if (!dense) return;
+    if (!rule.dense) return counts_.add_fixed(engine_->layer(layer), rule, n_lookups);
     usage_.keys_selected += n_lookups * own.n_clustered();
     usage_.bytes_read += n_lookups * own.n_clustered() * kv_bytes(own);
     if (engine_->layer(layer).on_host) usage_.bytes_from_host += n_lookups * own.n_tokens() * kv_bytes(own);
@@ -250,10 +266,9 @@ class CudaAttention final : public TailAttention {
     a.group = static_cast<int>(blocks.tokens) * heads_per_token;
     a.heads_per_token = heads_per_token;
     a.n_tails = model().n_kv_heads;
-    a.n_tail = engine_->tail_lengths(lengths_of(input, blocks));
-    CudaCounts* const counts[] = {&counts_};
-    engine_->select_and_attend(input.layer, rule, counts, a);
-    if (rule) count(input.layer, n_works, false);
+    a.n_tail = engine_->set_tail_lengths(lengths_of(input, blocks));
+    engine_->select_and_attend(input.layer, rule, engine_->set_totals({counts_.totals()}), 1, a);
+    if (rule) count(input.layer, n_works, *rule);
     if (blocks.tokens == 1) return;
     regroup.in = a.out;
     regroup.out = out;

@@ -26,8 +26,8 @@ int64_t n_layers_on_host(const CudaContext& context);
 // head (16 / group size tokens); with upper levels, a budget counts on what its rule expects them to let through; a
 // level above the leaves, or a leaf, that no longer fits a number of keys ends the choice. Usage has no times. Inputs
 // and outputs are device memory. One of n per request that is answered at a time: they share what a call computes in,
-// so that an output is valid until the next call of any of them, and attend together (attend_together) in as many
-// launches as one alone.
+// so that an output is valid until the next call of any of them, and a step of all of them (begin_step) takes as many
+// launches as that of one.
 std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations& cuda,
                                                             std::shared_ptr<const CudaContext> context, Rules rules,
                                                             Rest rest, int64_t query_block, size_t n);

@@ -54,7 +54,15 @@ const int32_t* CudaEngine::all_rows(int64_t n_blocks) {
   return all_rows_.data();
 }
 
-const int32_t* CudaEngine::tail_lengths(std::vector<int32_t> lengths) {
+int64_t* const* CudaEngine::set_totals(std::vector<int64_t*> totals) {
+  if (totals != totals_) {
+    totals_ = std::move(totals);
+    totals_of_.filled(totals_, stream());
+  }
+  return totals_of_.data();
+}
+
+const int32_t* CudaEngine::set_tail_lengths(std::vector<int32_t> lengths) {
   if (lengths != lengths_) {
     lengths_ = std::move(lengths);
     tail_lengths_.filled(lengths_, stream());
@@ -62,15 +70,16 @@ const int32_t* CudaEngine::tail_lengths(std::vector<int32_t> lengths) {
   return tail_lengths_.data();
 }
 
-void CudaEngine::select_and_attend(int number, const CudaPlan* rule, std::span<CudaCounts* const> counts,
+void CudaEngine::select_and_attend(int number, const CudaPlan* rule, int64_t* const* totals_of, int64_t n_requests,
                                    cuda::AttendDecodeArgs& a) {
   if (rule) {
-    set_selection(lookup_.select(layer(number), *rule, a.queries, a.n_works, a.group, counts), layer(number), a);
+    set_selection(lookup_.select(layer(number), *rule, a.queries, a.n_works, a.group, totals_of, n_requests),
+                  layer(number), a);
   } else {
     a.n_rows = all_rows(a.n_works / model().n_kv_heads);
   }
-  a.workspace = decode_space_.of(cuda::attend_decode_workspace_bytes(a.n_works, a.group, a.head_dim),
-                                 {a.n_works, a.group}, stream());
+  a.workspace =
+      decode_space_.of(cuda::attend_decode_workspace_bytes(a.n_works, a.group, a.head_dim), {a.n_works}, stream());
   cuda::attend_decode(a, stream().get());
 }
 

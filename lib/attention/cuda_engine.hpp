@@ -31,10 +31,14 @@ class CudaEngine {
   // Numbers of rows that say "everything", in device memory: for each KV head of each block.
   const int32_t* all_rows(int64_t n_blocks);
   // The numbers in device memory. Often the same again: for every layer of a pass.
-  const int32_t* tail_lengths(std::vector<int32_t> lengths);
+  const int32_t* set_tail_lengths(std::vector<int32_t> lengths);
+  const int32_t* tail_lengths() const { return tail_lengths_.data(); }  // as they were set last
+  // CudaCounts::totals() of requests, in device memory; likewise.
+  int64_t* const* set_totals(std::vector<int64_t*> totals);
+  int64_t* const* totals() const { return totals_of_.data(); }
 
-  // Selects for the works of `a`, unless rule is null, and attends. counts: of the requests, as CudaLookup::select.
-  void select_and_attend(int number, const CudaPlan* rule, std::span<CudaCounts* const> counts,
+  // Selects for the works of `a`, unless rule is null, and attends. totals_of: as CudaLookup::select.
+  void select_and_attend(int number, const CudaPlan* rule, int64_t* const* totals_of, int64_t n_requests,
                          cuda::AttendDecodeArgs& a);
 
   // What a call's arguments say of a layer's context.
@@ -77,6 +81,8 @@ class CudaEngine {
   std::map<std::pair<int, int64_t>, CudaPlan> plans_;
   CudaBuffer<int32_t> all_rows_, tail_lengths_;
   std::vector<int32_t> lengths_;
+  std::vector<int64_t*> totals_;
+  CudaBuffer<int64_t*> totals_of_;
   size_t n_all_rows_ = 0;
   CudaWorkspace decode_space_;
 };

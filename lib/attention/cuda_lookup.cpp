@@ -70,8 +70,7 @@ void CudaLookup::look_up(const CudaLayer& layer, const CudaPlan& plan, size_t nu
     a.cluster_logits = cluster_logits_.resized(rows * static_cast<size_t>(level.n_clusters));
     a.top_logits = top_logits_.resized(rows);
   }
-  a.workspace = own.space.of(cuda::lookup_workspace_bytes(a.n_works, group, level.n_clusters),
-                             {n_works, group, level.n_clusters}, stream_);
+  a.workspace = own.space.of(cuda::lookup_workspace_bytes(a.n_works, group, level.n_clusters), {n_works}, stream_);
   cuda::lookup(a, stream_.get());
 }
 
@@ -115,19 +114,17 @@ void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const
   a.rest_stride = layer.n_means + leaves.n_clusters;
   a.rest_offset = leaves.first_mean;
   a.n_rest_out = n_rest_after_.resized(works);
-  a.workspace =
-      sketch_space_.of(cuda::sketch_lookup_workspace_bytes(a.n_works, group, layer.n_clustered(), leaves.n_clusters),
-                       {n_works, group, layer.n_clustered(), leaves.n_clusters}, stream_);
+  a.workspace = sketch_space_.resized(
+      cuda::sketch_lookup_workspace_bytes(a.n_works, group, layer.n_clustered(), leaves.n_clusters));
   cuda::sketch_lookup(a, stream_.get());
 }
 
-void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works,
-                       std::span<CudaCounts* const> counts) {
-  const int64_t works_of_each = n_works / std::ssize(counts);
+void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works, int64_t* const* totals_of,
+                       int64_t n_requests) {
   cuda::CountArgs a = {};
-  a.n = static_cast<int>(works_of_each);
-  a.n_requests = static_cast<int>(counts.size());
-  a.totals_of = totals_of(counts);
+  a.n = static_cast<int>(n_works / n_requests);
+  a.n_requests = static_cast<int>(n_requests);
+  a.totals_of = totals_of;
   const auto add = [&](const int32_t* of_works, CudaCounts::Total total) {
     a.counts[a.n_counts] = of_works;
     a.slots[a.n_counts++] = total;
@@ -142,25 +139,10 @@ void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_w
   if (plan.sketches) add(n_candidates_.data(), CudaCounts::kSketches);
   if (rest_ == Rest::mean) add((plan.sketches ? n_rest_after_ : n_rest_).data(), CudaCounts::kRest);
   if (a.n_counts > 0) cuda::add_counts(a, stream_.get());
-  for (CudaCounts* own : counts) {
-    own->pinned_ += works_of_each * (layer.n_sinks() + layer.n_window());
-    for (const HeadView& head : layer.heads) {
-      own->scored_at_top_ += head.levels[plan.first_level].n_clusters() * (works_of_each / context_.model.n_kv_heads);
-    }
-    if (plan.sketches) own->codebook_bytes_ += works_of_each * layer.heads[0].sketches.codebook_bytes();
-  }
-}
-
-int64_t* const* CudaLookup::totals_of(std::span<CudaCounts* const> counts) {
-  std::vector<int64_t*> totals;
-  for (const CudaCounts* own : counts) totals.push_back(own->totals_.data());
-  if (totals == totals_) return totals_of_.data();
-  totals_ = std::move(totals);
-  return totals_of_.filled(totals_, stream_);
 }
 
 CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works,
-                                 int group, std::span<CudaCounts* const> counts) {
+                                 int group, int64_t* const* totals_of, int64_t n_requests) {
   const auto works = static_cast<size_t>(n_works);
   const size_t rest_stride = static_cast<size_t>(layer.n_means + layer.levels.back().n_clusters);
   if (rest_ == Rest::mean) {
@@ -170,7 +152,7 @@ CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, c
   }
   for (size_t i = plan.first_level; i < layer.levels.size(); ++i) look_up(layer, plan, i, queries, n_works, group);
   if (plan.sketches) choose_keys(layer, plan, queries, n_works, group);
-  count(layer, plan, n_works, counts);
+  count(layer, plan, n_works, totals_of, n_requests);
   CudaSelection out = {};
   out.rows = rows_.data();
   out.rows_stride = plan.most_rows;
@@ -182,6 +164,14 @@ CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, c
     out.n_rest = plan.sketches ? n_rest_after_.data() : n_rest_.data();
   }
   return out;
+}
+
+void CudaCounts::add_fixed(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works) {
+  pinned_ += n_works * (layer.n_sinks() + layer.n_window());
+  for (const HeadView& head : layer.heads) {
+    scored_at_top_ += head.levels[plan.first_level].n_clusters() * (n_works / std::ssize(layer.heads));
+  }
+  if (plan.sketches) codebook_bytes_ += n_works * layer.heads[0].sketches.codebook_bytes();
 }
 
 void CudaCounts::add_usage(const CudaLayer& layer, Usage& usage) const {

@@ -25,9 +25,12 @@ class CudaCounts {
  public:
   explicit CudaCounts(const CudaStream& stream) : stream_(stream) { clear(); }
 
+  // What any lookups of n_works read, whatever they keep.
+  void add_fixed(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works);
   // Adds the keys selected so far, and the bytes of these and of the index; waits for the device.
   void add_usage(const CudaLayer& layer, Usage& usage) const;
   void clear();
+  int64_t* totals() const { return totals_.data(); }
 
  private:
   friend class CudaLookup;
@@ -44,10 +47,11 @@ class CudaLookup {
  public:
   CudaLookup(const CudaContext& context, Rest rest, const CudaStream& stream);
 
-  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads and of the requests in `counts`: as
-  // many works of each, one request after the other.
+  // queries: f32 [n_works, group, head_dim], n_works a multiple of the KV heads and of the requests: as many works of
+  // each, one request after the other. totals_of: [n_requests], in device memory: CudaCounts::totals() of each, but for
+  // CudaCounts::add_fixed.
   CudaSelection select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group,
-                       std::span<CudaCounts* const> counts);
+                       int64_t* const* totals_of, int64_t n_requests);
 
   // Device memory that a work takes: what limits how many may be looked up at once.
   int64_t bytes_per_work(const CudaLayer& layer, const CudaPlan& plan, int group) const;
@@ -63,8 +67,8 @@ class CudaLookup {
   void look_up(const CudaLayer& layer, const CudaPlan& plan, size_t number, const float* queries, int64_t n_works,
                int group);
   void choose_keys(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works, int group);
-  void count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works, std::span<CudaCounts* const> counts);
-  int64_t* const* totals_of(std::span<CudaCounts* const> counts);
+  void count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works, int64_t* const* totals_of,
+             int64_t n_requests);
 
   const CudaContext& context_;
   Rest rest_;
@@ -72,9 +76,7 @@ class CudaLookup {
   std::vector<Level> levels_;  // [i]: what level i lets through
   CudaBuffer<int32_t> rows_, n_rows_, rest_list_, n_rest_, n_rest_after_, n_candidates_;
   CudaBuffer<float> rest_logits_, cluster_logits_, top_logits_;
-  CudaWorkspace sketch_space_;
-  std::vector<int64_t*> totals_;  // of the requests that were counted last
-  CudaBuffer<int64_t*> totals_of_;
+  CudaBuffer<char> sketch_space_;
 };
 
 }  // namespace squeeze

@@ -31,7 +31,7 @@ class Planner {
            layer_.n_clustered());
     }
     plan_.levels.resize(layer_.levels.size());
-    plan_.largest = rule.group.select == GqaSelect::group_max;
+    plan_.largest = rule.group.select != GqaSelect::group_mean;  // by a threshold: what any head would keep
     rule.rule == Rule::bytes ? spend() : prune();
     plan_.most_rows = std::min(plan_.most_rows, layer_.n_clustered()) + layer_.n_sinks() + layer_.n_window();
     return std::move(plan_);
@@ -48,8 +48,11 @@ class Planner {
       }
     }
     if (first.rule == Rule::top_p) fail("top-p selects on the CPU only (--device cpu)");
-    if (first.rule != Rule::all && first.group.select == GqaSelect::per_head) {
-      fail("on a CUDA device query heads select together; this index was calibrated with --gqa-select per-head");
+    const bool counts = first.rule != Rule::all && first.rule != Rule::threshold;
+    if (counts && first.group.select == GqaSelect::per_head) {
+      fail(
+          "on a CUDA device query heads share a number of keys or bytes; this index was calibrated with --gqa-select "
+          "per-head: use --sparsity, or --device cpu");
     }
   }
 

@@ -12,6 +12,7 @@ namespace squeeze {
 
 class CudaOperations final : public Operations {
  public:
+  explicit CudaOperations(bool graphs = true) : graphs_(graphs) {}
   const CudaStream& stream() const { return stream_; }
 
   Precision precision() const override { return Precision::bf16; }
@@ -30,6 +31,9 @@ class CudaOperations final : public Operations {
   void rotate(const HeadRotation& rotation) override;
   void add(TensorView delta, float* x) override;
   void store_rows(TensorView rows, int64_t first_row, Tensor& cache) override;
+  void prepare(std::span<const int32_t> tokens, std::span<const int64_t> positions, const Rope& rope,
+               int64_t head_dim) override;
+  void repeat(const std::vector<const void*>& key, const std::function<void()>& compute) override;
   void causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale,
                         Tensor& out) override;
 
@@ -41,16 +45,19 @@ class CudaOperations final : public Operations {
     CudaBuffer<float> cosines, sines;  // [n, head_dim / 2]
   };
   uint16_t* input(const Shape& shape);
-  void set_angles(const HeadRotation& rotation);
+  void set_tokens(std::span<const int32_t> tokens);
+  void set_angles(std::span<const int64_t> positions, const Rope& rope, int64_t head_dim);
   void rotate_heads(Tensor& heads, TensorView norm, const HeadRotation& rotation);
 
+  bool graphs_;
   CudaStream stream_;
   cuda::Matmul matmul_;
   std::deque<Tensor> matrices_;
   Tensor host_;
   Tensor input_{cuda_memory()};  // bf16
   Angles angles_;
-  CudaBuffer<int32_t> tokens_, n_rows_;
+  std::vector<int32_t> tokens_;  // that were embedded last
+  CudaBuffer<int32_t> own_tokens_, n_rows_;
   CudaWorkspace workspace_;
 };
 

@@ -1,4 +1,5 @@
-// One launch per operation, two for the heads' rotation; nothing waits for the device but download().
+// One launch per operation, two for the heads' rotation; nothing waits for the device but download(). What is asked for
+// again and again on the same memory (a token's pass) is one graph.
 #include "lib/model/cuda_operations.hpp"
 
 #include <algorithm>
@@ -62,8 +63,14 @@ TensorView CudaOperations::download(TensorView x) {
 void CudaOperations::embed(TensorView table, std::span<const int32_t> tokens, Tensor& out) {
   const auto n = std::ssize(tokens);
   out.resize(DType::f32, {n, table.size(1)});
-  const int32_t* own = tokens_.filled({tokens.begin(), tokens.end()}, stream_);
-  cuda::embed(table.data(), table.dtype(), own, n, table.size(1), out.f32(), stream_.get());
+  set_tokens(tokens);
+  cuda::embed(table.data(), table.dtype(), own_tokens_.data(), n, table.size(1), out.f32(), stream_.get());
+}
+
+void CudaOperations::set_tokens(std::span<const int32_t> tokens) {
+  if (std::ranges::equal(tokens_, tokens)) return;
+  tokens_.assign(tokens.begin(), tokens.end());
+  own_tokens_.filled(tokens_, stream_);
 }
 
 uint16_t* CudaOperations::input(const Shape& shape) {
@@ -98,17 +105,17 @@ void CudaOperations::linear(TensorView x, TensorView weights, TensorView bias, T
           stream_.get());
 }
 
-void CudaOperations::set_angles(const HeadRotation& r) {
-  const int64_t n = r.queries.size(0), half = r.head_dim / 2;
-  if (std::ranges::equal(angles_.positions, r.positions) && angles_.sequence_length == r.rope.sequence_length()) return;
+void CudaOperations::set_angles(std::span<const int64_t> positions, const Rope& rope, int64_t head_dim) {
+  const int64_t n = std::ssize(positions), half = head_dim / 2;
+  if (std::ranges::equal(angles_.positions, positions) && angles_.sequence_length == rope.sequence_length()) return;
   std::vector<float> cosines(static_cast<size_t>(n * half)), sines(cosines.size());
   for (int64_t i = 0; i < n; ++i) {
-    r.rope.angles(r.positions[static_cast<size_t>(i)], cosines.data() + i * half, sines.data() + i * half);
+    rope.angles(positions[static_cast<size_t>(i)], cosines.data() + i * half, sines.data() + i * half);
   }
   angles_.cosines.filled(cosines, stream_);
   angles_.sines.filled(sines, stream_);
-  angles_.positions.assign(r.positions.begin(), r.positions.end());
-  angles_.sequence_length = r.rope.sequence_length();
+  angles_.positions.assign(positions.begin(), positions.end());
+  angles_.sequence_length = rope.sequence_length();
 }
 
 void CudaOperations::rotate_heads(Tensor& heads, TensorView norm, const HeadRotation& r) {
@@ -125,9 +132,19 @@ void CudaOperations::rotate_heads(Tensor& heads, TensorView norm, const HeadRota
 }
 
 void CudaOperations::rotate(const HeadRotation& rotation) {
-  set_angles(rotation);
+  set_angles(rotation.positions, rotation.rope, rotation.head_dim);
   rotate_heads(rotation.queries, rotation.query_norm, rotation);
   rotate_heads(rotation.keys, rotation.key_norm, rotation);
+}
+
+void CudaOperations::prepare(std::span<const int32_t> tokens, std::span<const int64_t> positions, const Rope& rope,
+                             int64_t head_dim) {
+  set_tokens(tokens);
+  set_angles(positions, rope, head_dim);
+}
+
+void CudaOperations::repeat(const std::vector<const void*>& key, const std::function<void()>& compute) {
+  graphs_ ? stream_.repeat(key, compute) : compute();
 }
 
 void CudaOperations::add(TensorView delta, float* x) {
@@ -183,9 +200,9 @@ void CudaOperations::causal_attention(TensorView queries, std::span<const CacheP
   cuda::attend_prefill(args, stream_.get());
 }
 
-std::unique_ptr<Operations> cuda_operations() {
+std::unique_ptr<Operations> cuda_operations(bool graphs) {
   if (const char* problem = cuda_problem()) fail("{}", problem);
-  return std::make_unique<CudaOperations>();
+  return std::make_unique<CudaOperations>(graphs);
 }
 
 }  // namespace squeeze

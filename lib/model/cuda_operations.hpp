@@ -7,7 +7,8 @@
 
 namespace squeeze {
 
-// Precision::bf16; the weights are copied to the device, as bf16. Throws if this build or this machine has no CUDA.
-std::unique_ptr<Operations> cuda_operations();
+// Precision::bf16; the weights are copied to the device, as bf16. graphs: what repeat() is given is recorded and
+// replayed. Throws if this build or this machine has no CUDA.
+std::unique_ptr<Operations> cuda_operations(bool graphs = true);
 
 }  // namespace squeeze

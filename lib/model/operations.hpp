@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "lib/attention/dense_cache.hpp"
 #include "lib/core/tensor.hpp"
@@ -60,6 +62,13 @@ class Operations {
   // Rows [n, n_heads, head_dim] (f32) as rows [first_row, first_row + n) of a cache [n_heads, capacity, head_dim],
   // rounded to its type.
   virtual void store_rows(TensorView rows, int64_t first_row, Tensor& cache) = 0;
+  // What embed() and rotate() of these tokens read of the host is made ready beforehand, for repeat().
+  virtual void prepare(std::span<const int32_t> /*tokens*/, std::span<const int64_t> /*positions*/,
+                       const Rope& /*rope*/, int64_t /*head_dim*/) {}
+  // Calls `compute`, or does what it did the last time; the same key says that it asks for the same operations on the
+  // same memory. All it needs of the host was made ready before.
+  virtual void repeat(const std::vector<const void*>& /*key*/, const std::function<void()>& compute) { compute(); }
+
   // Causal attention of n new tokens over one or two parts, one after the other; the new tokens are their last n rows.
   // queries and out: f32 [n, n_query_heads, head_dim].
   virtual void causal_attention(TensorView queries, std::span<const CachePart> parts, float softmax_scale,

@@ -51,6 +51,7 @@ struct Transformer::Impl {
     for (const LayerWeights& layer : w.layers) layers.emplace_back(layer, *ops);
   }
 
+  void check_token(int32_t token) const;
   void embed(std::span<const int32_t> tokens, Tensor& out) const;
   // One layer, in place. attend: gives the attention's output [n, n_query_heads * head_dim] for the projections in q, k
   // and v.
@@ -58,7 +59,10 @@ struct Transformer::Impl {
   void run_layer(const Layer& layer, std::span<const int64_t> at, float* x, const Attend& attend);
   // Of the n tokens from `row` on.
   AttentionInput input(int layer, int64_t row, int64_t n) const;
+  TensorView attend_each(int layer, std::span<Attention* const> attentions);
+  TensorView attend_step(int layer, Attention& any);
   void run_mlp(const Layer& layer, TensorView x);
+  void compute_logits(TensorView states);
 
   ModelConfig config;
   std::unique_ptr<Operations> ops;
@@ -136,13 +140,14 @@ void Transformer::check_length(int64_t n_tokens) const {
   }
 }
 
+void Transformer::Impl::check_token(int32_t token) const {
+  if (token >= 0 && token < config.vocab_size) return;
+  fail("token {} is not in the model's vocabulary of {}; does the tokenizer belong to the model?", token,
+       config.vocab_size);
+}
+
 void Transformer::Impl::embed(std::span<const int32_t> tokens, Tensor& out) const {
-  for (const int32_t token : tokens) {
-    if (token < 0 || token >= config.vocab_size) {
-      fail("token {} is not in the model's vocabulary of {}; does the tokenizer belong to the model?", token,
-           config.vocab_size);
-    }
-  }
+  for (const int32_t token : tokens) check_token(token);
   ops->embed(embedding, tokens, out);
 }
 
@@ -162,6 +167,23 @@ void Transformer::forward_layer(int layer, int64_t first_position, Attention& at
                    [&] { return attention.attend(impl_->input(layer, 0, n)); });
 }
 
+// The tokens' attention one after the other.
+TensorView Transformer::Impl::attend_each(int layer, std::span<Attention* const> attentions) {
+  attended.resize(DType::f32, q.shape());
+  for (int64_t i = 0; i < std::ssize(attentions); ++i) {
+    const TensorView row = attentions[static_cast<size_t>(i)]->attend(input(layer, i, 1));
+    ops->copy(row, attended.at(i * q.size(1)));
+  }
+  return attended;
+}
+
+// All at once, in what begin_step() made ready.
+TensorView Transformer::Impl::attend_step(int layer, Attention& any) {
+  const AttentionInput all = input(layer, 0, std::ssize(positions));
+  any.attend_step({layer, all.queries, all.keys, all.values}, attended);
+  return attended;
+}
+
 TensorView Transformer::forward_each(std::span<const SequenceToken> tokens) const {
   if (tokens.empty()) fail("a forward pass needs at least one token");
   Impl& impl = *impl_;
@@ -170,33 +192,37 @@ TensorView Transformer::forward_each(std::span<const SequenceToken> tokens) cons
   impl.positions.clear();
   for (const SequenceToken& token : tokens) {
     check_length(token.position + 1);
+    impl.check_token(token.token);
     ids.push_back(token.token);
     impl.positions.push_back(token.position);
     attentions.push_back(token.attention);
   }
-  impl.embed(ids, impl.hidden);
-  for (int layer = 0; layer < config().n_layers; ++layer) {
-    impl.run_layer(impl.layers[static_cast<size_t>(layer)], impl.positions, impl.hidden.f32(), [&] {
-      const AttentionInput all = impl.input(layer, 0, std::ssize(tokens));
-      if (attentions[0]->attend_together({layer, attentions, impl.positions, all.queries, all.keys, all.values},
-                                         impl.attended)) {
-        return impl.attended.view();
-      }
-      impl.attended.resize(DType::f32, impl.q.shape());
-      for (int64_t i = 0; i < std::ssize(tokens); ++i) {
-        const TensorView row = tokens[static_cast<size_t>(i)].attention->attend(impl.input(layer, i, 1));
-        impl.ops->copy(row, impl.attended.at(i * impl.q.size(1)));
-      }
-      return impl.attended.view();
-    });
+  const bool at_once = attentions[0]->begin_step(attentions, impl.positions);
+  const auto compute = [&] {
+    impl.ops->embed(impl.embedding, ids, impl.hidden);
+    for (int layer = 0; layer < config().n_layers; ++layer) {
+      impl.run_layer(impl.layers[static_cast<size_t>(layer)], impl.positions, impl.hidden.f32(), [&] {
+        return at_once ? impl.attend_step(layer, *attentions[0]) : impl.attend_each(layer, attentions);
+      });
+    }
+    impl.compute_logits(impl.hidden);
+  };
+  if (at_once) {
+    impl.ops->prepare(ids, impl.positions, impl.rope, config().head_dim);
+    impl.ops->repeat({attentions.begin(), attentions.end()}, compute);
+  } else {
+    compute();
   }
-  return logits(impl.hidden);
+  return impl.ops->download(impl.logits);
+}
+
+void Transformer::Impl::compute_logits(TensorView states) {
+  ops->linear(ops->normalised(states, final_norm, config.rms_norm_eps), lm_head, {}, logits);
 }
 
 TensorView Transformer::logits(TensorView hidden) const {
-  Operations& ops = operations();
-  ops.linear(ops.normalised(hidden, impl_->final_norm, config().rms_norm_eps), impl_->lm_head, {}, impl_->logits);
-  return ops.download(impl_->logits);
+  impl_->compute_logits(hidden);
+  return operations().download(impl_->logits);
 }
 
 TensorView Transformer::hidden_states(std::span<const int32_t> tokens, int64_t first_position,

@@ -10,66 +10,15 @@
 #include "lib/attention/cuda_attention.hpp"
 #include "lib/attention/cuda_context.hpp"
 #include "lib/core/error.hpp"
-#include "lib/index/quantise_kv.hpp"
 #include "lib/model/cuda_operations.hpp"
-#include "tests/made_attention.hpp"
-#include "tests/made_model.hpp"
+#include "tests/cuda/indexed_context.hpp"
 
 using namespace squeeze;
 
 namespace {
 
-constexpr int64_t kTokens = 11, kPrompt = 9;  // a prompt at once, then token by token
+constexpr int64_t kTokens = Indexed::kNewTokens, kPrompt = 9;  // a prompt at once, then token by token
 constexpr float kScale = MadeModel::kScale;
-
-struct IndexedOptions {
-  std::vector<ClusterCount> levels = {{.count = 6}, {.count = 40}};
-  int bits = 1;
-  bool quantise = true;
-  int group = 2;
-  int64_t dim = 64;
-  bool bytes = false;  // keys and values
-};
-
-// Two indexed layers, their calibration, and new tokens.
-struct Indexed {
-  explicit Indexed(const IndexedOptions& o = {})
-      : made(made_model({.index = {.levels = o.levels, .bits = o.bits, .quantise = o.quantise},
-                         .group_size = o.group,
-                         .head_dim = o.dim})),
-        calibration(made.calibrated()) {
-    view.model = model_of(2 * o.group, 2, static_cast<int>(o.dim));
-    view.model.n_layers = 2;
-    view.model.softmax_scale = kScale;
-    for (IndexLayer& layer : made.layers) {
-      if (o.bytes) quantise_kv(layer);
-      view.layers.push_back(heads_of(layer));
-    }
-    n_tokens = view.layers[0][0].n_tokens();
-    tokens = std::make_unique<NewTokens>(view.model, kTokens);
-    // Queries among the topics of the keys, so that there is something to find.
-    const Tensor near = topic_keys(2 * o.group, kTokens, o.dim, 30, 0);
-    for (int64_t i = 0; i < near.n_elements(); ++i) {
-      const int64_t head = i / (kTokens * o.dim), token = i / o.dim % kTokens;
-      tokens->queries.f32()[(token * 2 * o.group + head) * o.dim + i % o.dim] = near.f32()[i];
-    }
-  }
-  Rules rules(const char* name, double value, Rest rest = Rest::mean) const {
-    return make_rules(name, inputs(value, rest));
-  }
-  Policy policy(const char* name, double value, Rest rest = Rest::mean) const {
-    return make_policy(name, inputs(value, rest));
-  }
-  PolicyInputs inputs(double value, Rest rest) const {
-    return {.value = value, .calibration = &calibration, .softmax_scale = kScale, .rest = rest};
-  }
-
-  MadeModel made;
-  Calibration calibration;
-  ContextView view;
-  int64_t n_tokens = 0;
-  std::unique_ptr<NewTokens> tokens;
-};
 
 struct Run {
   std::vector<float> out;
@@ -217,20 +166,23 @@ TEST_SUITE("cuda_attention") {
     }
   }
 
-  TEST_CASE("groups that select by the largest score of a head: the CPU's choice, and not that by the mean") {
+  TEST_CASE(
+      "groups that select by the largest score of a head, or each head for itself: the CPU's choice, not the mean's") {
     for (const int bits : {0, 1}) {
       Indexed context({.bits = bits, .quantise = false, .group = 4});
       Device device(context);
       const Run mean = run_cpu(context, context.policy("sparsity", 0.8), Rest::drop, 2);
-      CalibrationOptions by_largest;
-      by_largest.gqa = GqaSelect::group_max;
-      context.calibration = context.made.calibrated(by_largest);
-      for (const int64_t block : {1, 2}) {
-        const Run cpu = run_cpu(context, context.policy("sparsity", 0.8), Rest::drop, block);
-        const Run found = device.run(context.rules("sparsity", 0.8), Rest::drop, block);
-        CHECK(found.usage.kept() == doctest::Approx(cpu.usage.kept()).epsilon(0.02));
-        CHECK(distance(cpu, found) < (bits == 0 ? kBound : 4 * kBound));  // by sketches nearly equal keys may change
-        CHECK(distance(mean, found) > 4 * kBound);
+      for (const GqaSelect select : {GqaSelect::group_max, GqaSelect::per_head}) {
+        CalibrationOptions by_head;
+        by_head.gqa = select;
+        context.calibration = context.made.calibrated(by_head);
+        for (const int64_t block : {1, 2}) {
+          const Run cpu = run_cpu(context, context.policy("sparsity", 0.8), Rest::drop, block);
+          const Run found = device.run(context.rules("sparsity", 0.8), Rest::drop, block);
+          CHECK(found.usage.kept() == doctest::Approx(cpu.usage.kept()).epsilon(0.02));
+          CHECK(distance(cpu, found) < (bits == 0 ? kBound : 4 * kBound));  // by sketches nearly equal keys may change
+          CHECK(distance(mean, found) > 4 * kBound);
+        }
       }
     }
   }
@@ -291,27 +243,31 @@ TEST_SUITE("cuda_attention") {
           }
         }
         for (int64_t step = 0; step < 2; ++step) {
+          std::vector<Attention*> attentions;
+          std::vector<int64_t> positions;
+          for (size_t i = 0; i < 3; ++i) {
+            attentions.push_back(together[i].get());
+            positions.push_back(context.n_tokens + lengths[i] + step);
+          }
+          CHECK_THROWS_AS((void)together[1]->begin_step(attentions, std::vector<int64_t>(3, positions[0])), Error);
+          REQUIRE(together[1]->begin_step(attentions, positions));
           for (int layer = 0; layer < 2; ++layer) {
             const int64_t n_query_heads = 8, n_kv_heads = 2, dim = 64;
             Tensor queries(DType::f32, {3, n_query_heads, dim}), keys(DType::f32, {3, n_kv_heads, dim}),
                 values(DType::f32, {3, n_kv_heads, dim});
-            std::vector<Attention*> attentions;
-            std::vector<int64_t> positions;
             std::vector<Tensor> expected;
             for (size_t i = 0; i < 3; ++i) {
               const AttentionInput own = input_of(lengths[i] + step, lengths[i] + step + 1, layer);
               std::memcpy(queries.at(int64_t(i) * n_query_heads * dim), own.queries.data(), own.queries.n_bytes());
               std::memcpy(keys.at(int64_t(i) * n_kv_heads * dim), own.keys.data(), own.keys.n_bytes());
               std::memcpy(values.at(int64_t(i) * n_kv_heads * dim), own.values.data(), own.values.n_bytes());
-              attentions.push_back(together[i].get());
-              positions.push_back(own.first_position);
               expected.push_back(attend(*alone[i], own));
             }
             queries = ops.upload(std::move(queries));
             keys = ops.upload(std::move(keys));
             values = ops.upload(std::move(values));
             Tensor out(ops.memory());
-            REQUIRE(together[1]->attend_together({layer, attentions, positions, queries, keys, values}, out));
+            together[1]->attend_step({layer, queries, keys, values}, out);
             const TensorView found = ops.download(out);
             for (int64_t i = 0; i < 3; ++i) {
               const TensorView own = expected[size_t(i)];
@@ -367,15 +323,14 @@ TEST_SUITE("cuda_attention") {
     }
   }
 
-  TEST_CASE("attentions that share nothing, and one alone, are not attended to together") {
+  TEST_CASE("attentions that share nothing make no step together") {
     const Indexed context;
     Device device(context);
     const auto one = device.attention(dense_rules(), Rest::drop, 1),
                other = device.attention(dense_rules(), Rest::drop, 1);
-    Tensor out;
-    for (const std::vector<Attention*>& attentions : {std::vector<Attention*>{one.get(), other.get()}, {one.get()}}) {
-      CHECK_FALSE(one->attend_together({0, attentions, {}, {}, {}, {}}, out));
-    }
+    const std::vector<int64_t> positions(2, context.n_tokens);
+    CHECK_FALSE(one->begin_step(std::vector<Attention*>{one.get(), other.get()}, positions));
+    CHECK(one->begin_step(std::vector<Attention*>{one.get()}, std::span(positions).first(1)));
   }
 
   TEST_CASE("keys and values of other types become bf16") {
@@ -436,7 +391,8 @@ TEST_SUITE("cuda_attention") {
     CHECK_THROWS_AS((void)context.rules("quest", 0.5), Error);
     Indexed other;
     other.calibration.gqa = GqaSelect::per_head;
-    CHECK_THROWS_AS(device.run(other.rules("sparsity", 0.5), Rest::mean, 1), Error);
+    CHECK_THROWS_WITH_AS(device.run(other.rules("budget", 0.5), Rest::mean, 1), doctest::Contains("--gqa-select"),
+                         Error);
     const auto attention = device.attention(dense_rules(), Rest::drop, 1);
     AttentionInput input = context.tokens->input(context.n_tokens + 1, 0, 1);
     CHECK_THROWS_AS(attention->attend(input), Error);  // a gap behind the context

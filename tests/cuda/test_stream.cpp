@@ -24,6 +24,41 @@ void check_graph() {
   expect(ms >= 0 && x.host() == std::vector<float>{8, 16, 24}, "a replay that is timed");
 }
 
+// A graph is what was launched, with the arguments as they were; what is no launch is refused.
+void check_recording() {
+  const cuda::OwnStream stream;
+  const DeviceArray<float> delta(std::vector<float>{1, 2, 3}), x(3);
+  int n_recorded = 0;
+  const cuda::Graph graph(stream, [&](cuda::Stream s) {
+    ++n_recorded;
+    cuda::fill_device(x.data(), 0, 3 * sizeof(float), s);
+    cuda::add(delta.data(), nullptr, 3, 3, x.data(), s);
+  });
+  for (int i = 0; i < 2; ++i) graph.replay(stream);
+  expect(n_recorded == 1, "a replay records anew");
+  expect(x.host() == std::vector<float>{1, 2, 3}, "a filling and an addition, twice");
+
+  const auto refuses = [&](const char* what, const std::function<void(cuda::Stream)>& work) {
+    try {
+      const cuda::Graph none(stream, work);
+    } catch (const std::logic_error& error) {
+      expect(std::string(error.what()).find(what) != std::string::npos, error.what());
+      return;
+    }
+    expect(false, std::string("recorded: ") + what);
+  };
+  float host[3] = {};
+  refuses("allocating", [](cuda::Stream) { cuda::free_device(cuda::allocate_device(4)); });
+  refuses("a copy to the device", [&](cuda::Stream s) { cuda::copy_to_device(x.data(), host, sizeof host, s); });
+  refuses("a copy from the device", [&](cuda::Stream s) { cuda::copy_to_host(host, x.data(), sizeof host, s); });
+  refuses("waiting", [](cuda::Stream s) { cuda::synchronize(s); });
+  const uint64_t before = cuda::n_allocations();
+  const DeviceArray<float> other(3);  // what was refused leaves nothing behind
+  expect(cuda::n_allocations() == before + 1, "allocations are counted");
+  graph.replay(stream);
+  expect(x.host() == std::vector<float>{1, 2, 3}, "a replay after refusals");
+}
+
 void check_memory() {
   expect(cuda::allocate_device(0) == nullptr, "memory for nothing");
   const size_t free = cuda::free_device_bytes();
@@ -45,6 +80,7 @@ void check_memory() {
 std::vector<Case> stream_cases() {
   return {
       {"stream: a graph", check_graph},
+      {"stream: recording", check_recording},
       {"stream: memory", check_memory},
   };
 }

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/cuda/emulated/simt.hpp"
 #include "kernels/cuda/matvec.hpp"
 #include "kernels/dtype.hpp"
 
@@ -34,14 +35,7 @@ void dots(const float* x, const float* weights, int64_t stride, float (&out)[kRo
   }
 }
 
-}  // namespace
-
-struct Matmul::State {};
-Matmul::Matmul() = default;
-Matmul::~Matmul() = default;
-
-void Matmul::operator()(const LinearArgs& a, Stream stream) const {
-  if (a.n_rows <= kMatvecRows) return matvec(a, stream);
+void multiply(const LinearArgs& a) {
   const int64_t stride = (a.in_features + kSums - 1) / kSums * kSums;
   for (int64_t first = 0; first < a.n_rows; first += kRows * 16) {
     const int64_t n = a.n_rows - first < kRows * 16 ? a.n_rows - first : kRows * 16;
@@ -58,6 +52,17 @@ void Matmul::operator()(const LinearArgs& a, Stream stream) const {
       }
     }
   }
+}
+
+}  // namespace
+
+struct Matmul::State {};
+Matmul::Matmul() = default;
+Matmul::~Matmul() = default;
+
+void Matmul::operator()(const LinearArgs& a, Stream stream) const {
+  if (a.n_rows <= kMatvecRows) return matvec(a, stream);
+  emulated::run_or_record([=] { multiply(a); });
 }
 
 }  // namespace squeeze::cuda

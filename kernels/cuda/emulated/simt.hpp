@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #include "kernels/dtype.hpp"
 
@@ -48,6 +49,14 @@ inline Thread& thread() { return *running_thread; }  // the running one
 // Runs `body` once per thread of every block. Blocks run one after the other, ascending or descending; all at once if
 // `cooperative`. Throws if the threads of a block wait for each other for ever.
 void run_grid(Index grid, Index block, size_t shared_bytes, bool cooperative, const std::function<void()>& body);
+
+// What is put on a stream runs at once, or, where there is a list, is added to it: the launches of a graph, with their
+// arguments as they are now.
+inline thread_local std::vector<std::function<void()>>* recorded = nullptr;
+template <class Work>
+void run_or_record(Work work) {
+  recorded ? recorded->push_back(std::move(work)) : work();
+}
 
 std::byte* shared_memory();
 void sync_block();

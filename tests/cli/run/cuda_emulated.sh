@@ -18,6 +18,7 @@ awk -v x="$(field bytes_from_host host.json)" -v y="$(field bytes_read host.json
 head -n 3 "$EXAMPLES/documents/short/doc_00.questions.jsonl" > three.jsonl
 run --device cuda --budget 20% three.jsonl | texts > alone.txt
 run --device cuda --budget 20% --batch 3 three.jsonl | texts | cmp - alone.txt && echo "three at a time: the same answers"
+run --device cuda --budget 20% --no-graph three.jsonl | texts | cmp - alone.txt && echo "without graphs: the same answers"
 head -c 900 "$EXAMPLES/documents/short/doc_00.txt" > start.txt
 squeeze-dump-emulated --device cuda --model "$EXAMPLES/model" --context start.txt --window 16 -o start.kv.h5 -q | sed 's/; .*//; s/^[0-9.]* s.*/done/'
 squeeze-build-emulated --device cuda start.kv.h5 --window 16 --leaf 10% -o start.sqz.h5 -q > /dev/null

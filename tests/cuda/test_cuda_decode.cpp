@@ -1,0 +1,173 @@
+// Tests of decoding on a CUDA device, with emulated kernels: steps that are recorded and replayed as graphs.
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+#include "kernels/cuda/forward_ops.hpp"
+#include "lib/attention/cuda_attention.hpp"
+#include "lib/core/error.hpp"
+#include "lib/model/cuda_device_operations.hpp"
+#include "lib/model/cuda_operations.hpp"
+#include "lib/model/transformer.hpp"
+#include "tests/cuda/indexed_context.hpp"
+#include "tests/made_weights.hpp"
+
+using namespace squeeze;
+
+namespace {
+
+ModelConfig config_of(const ModelInfo& model) {
+  ModelConfig config;
+  config.architecture = "LlamaForCausalLM";
+  config.hidden_size = 96;
+  config.intermediate_size = 160;
+  config.vocab_size = 70;
+  config.n_layers = model.n_layers;
+  config.n_query_heads = model.n_query_heads;
+  config.n_kv_heads = model.n_kv_heads;
+  config.head_dim = model.head_dim;
+  config.max_positions = 4096;
+  config.tied_embeddings = true;
+  config.rope.theta = 10000;
+  return config;
+}
+
+// Three requests on one device; everything that comes back is kept.
+class Requests {
+ public:
+  Requests(const Indexed& context, const MadeWeights& made, const Rules& rules, Rest rest, bool graphs)
+      : context_(context),
+        model_(config_of(context.view.model), made.weights, cuda_operations(graphs)),
+        attentions_(
+            cuda_attentions(model_.operations(), upload_context(model_.operations(), context.view), rules, rest, 4, 3)),
+        lengths_(3) {}
+
+  void prompt(size_t request, int64_t n_tokens) {
+    attentions_[request]->clear_tail();
+    std::vector<int32_t> tokens;
+    for (int32_t i = 0; i < n_tokens; ++i) tokens.push_back((i * 31 + int32_t(request)) % 70);
+    keep(model_.forward(tokens, context_.n_tokens, *attentions_[request]));
+    lengths_[request] = n_tokens;
+  }
+
+  void step(const std::vector<size_t>& requests) {
+    std::vector<SequenceToken> tokens;
+    for (const size_t r : requests) {
+      tokens.push_back({int32_t(lengths_[r] * 7 % 70), context_.n_tokens + lengths_[r], attentions_[r].get()});
+      ++lengths_[r];
+    }
+    keep(model_.forward_each(tokens));
+  }
+  void steps(int n, const std::vector<size_t>& requests) {
+    for (int i = 0; i < n; ++i) step(requests);
+  }
+
+  const std::vector<float>& logits() const { return logits_; }
+  Usage usage(size_t request) const { return attentions_[request]->usage(); }
+  int64_t n_replays() const { return dynamic_cast<CudaOperations&>(model_.operations()).stream().n_replays(); }
+
+ private:
+  void keep(TensorView logits) { logits_.insert(logits_.end(), logits.f32(), logits.f32() + logits.n_elements()); }
+
+  const Indexed& context_;
+  Transformer model_;
+  std::vector<std::unique_ptr<TailAttention>> attentions_;
+  std::vector<int64_t> lengths_;  // after the context
+  std::vector<float> logits_;
+};
+
+// Requests that come and go: alone, together, a prompt between two steps, tails that outgrow their memory.
+void answer(Requests& requests) {
+  requests.prompt(0, 9);
+  requests.steps(4, {0});
+  requests.prompt(1, 60);
+  requests.steps(7, {0, 1});  // the second tail outgrows the 64 rows it begins with
+  requests.prompt(2, 3);
+  requests.steps(3, {0, 1, 2});
+  requests.steps(3, {2, 0});
+  requests.prompt(0, 5);
+  requests.steps(3, {2, 0});
+  requests.steps(3, {1});
+}
+
+void check_same(const Usage& x, const Usage& y) {
+  CHECK(x.n_lookups == y.n_lookups);
+  CHECK(x.keys_selected == y.keys_selected);
+  CHECK(x.bytes_read == y.bytes_read);
+  CHECK(x.bytes_dense == y.bytes_dense);
+  CHECK(x.bytes_from_host == y.bytes_from_host);
+}
+
+}  // namespace
+
+TEST_SUITE("cuda_decode") {
+  TEST_CASE("a graph is recorded anew where the key changed, memory moved or a workspace was filled") {
+    CudaStream stream;
+    CudaBuffer<float> delta, x;
+    CudaWorkspace space;
+    const std::vector<float> zeros(3), ones(3, 1.0f);
+    delta.filled(ones, stream);
+    x.filled(zeros, stream);
+    space.of(10, {1}, stream);
+    const auto repeat = [&](const void* key) {
+      stream.repeat({key}, [&] { cuda::add(delta.data(), nullptr, 3, 3, x.data(), stream.get()); });
+      std::vector<float> sum(3);
+      stream.download(x.data(), 3 * sizeof(float), sum.data());
+      return sum[2];
+    };
+    CHECK(repeat(&x) == 1);  // launched
+    CHECK(repeat(&x) == 2);  // recorded and replayed
+    CHECK(repeat(&x) == 3);
+    CHECK(stream.n_replays() == 2);
+    CHECK(repeat(&delta) == 4);
+    CHECK(stream.n_replays() == 2);
+    CHECK(repeat(&delta) == 5);
+    CHECK(stream.n_replays() == 3);
+    x.resized(100);  // moves
+    x.filled(zeros, stream);
+    CHECK(repeat(&delta) == 1);
+    CHECK(stream.n_replays() == 3);
+    CHECK(repeat(&delta) == 2);
+    space.of(10, {1}, stream);  // as it is
+    CHECK(repeat(&delta) == 3);
+    CHECK(stream.n_replays() == 5);
+    for (const auto& [bytes, layout] : {std::pair{size_t{10}, int64_t{2}}, {20, 2}}) {
+      space.of(bytes, {layout}, stream);
+      (void)repeat(&delta);
+      CHECK(stream.n_replays() == 5);
+    }
+  }
+
+  TEST_CASE("replayed steps give the bits and the counts of launched ones") {
+    const Indexed context({.group = 4});
+    const MadeWeights made(config_of(context.view.model));
+    for (const Rules& rules : {dense_rules(), context.rules("sparsity", 0.8), context.rules("budget", 0.4)}) {
+      for (const Rest rest : {Rest::drop, Rest::mean}) {
+        Requests launched(context, made, rules, rest, false), replayed(context, made, rules, rest, true);
+        answer(launched);
+        answer(replayed);
+        CHECK(replayed.logits() == launched.logits());
+        for (size_t r = 0; r < 3; ++r) check_same(replayed.usage(r), launched.usage(r));
+        CHECK(launched.n_replays() == 0);
+        CHECK(replayed.n_replays() >= 12);  // of 23 steps; the first of each kind, and where memory moves, are launched
+      }
+    }
+  }
+
+  TEST_CASE("a step that fails leaves the next request right") {
+    const Indexed context({.group = 4});
+    const MadeWeights made(config_of(context.view.model));
+    Requests broken(context, made, context.rules("budget", 0.4), Rest::mean, true);
+    broken.prompt(0, 9);
+    broken.steps(3, {0});
+    CHECK_THROWS_AS(broken.step({0, 0}), Error);  // one sequence has one next token
+    Requests fresh(context, made, context.rules("budget", 0.4), Rest::mean, true);
+    const size_t before = broken.logits().size();
+    for (Requests* each : {&broken, &fresh}) {
+      each->prompt(0, 12);
+      each->steps(4, {0});
+    }
+    CHECK(std::vector<float>(broken.logits().begin() + std::ptrdiff_t(before), broken.logits().end()) ==
+          fresh.logits());
+  }
+}
