@@ -29,8 +29,9 @@ AttentionMaker on_cuda(const PolicyOptions& options, const KvIndex& index, const
              Operations& cuda, const ContextView& view, size_t n) {
     const auto context = upload_context(cuda, view, most);
     if (const int64_t n_on_host = n_layers_on_host(*context); n_on_host > 0) {
-      note(common,
-           fmt::format("keys and values of {} of {} layers stay in the host's memory", n_on_host, view.layers.size()));
+      note(common, fmt::format("keys and values of {} of {} layers stay in the host's memory; the device has room for "
+                               "{:.0f} % of their rows",
+                               n_on_host, view.layers.size(), 100 * cached_share(*context)));
     }
     return ChosenAttention{cuda_attentions(cuda, context, rules, rest, block, n),
                            std::move(cuda_attentions(cuda, context, dense_rules(), Rest::drop, 0, 1)[0])};

@@ -16,7 +16,8 @@ void describe_file(const std::string& path, bool json);
 
 // Checks the laws of an index: rows are a permutation, clusters partition them, centroids and value means are means;
 // with the dump it was built from (dump_path not empty): rows equal the dump's, full budget equals dense attention,
-// sparsity asked for is sparsity measured. Prints one line per law; returns the number that do not hold.
-int verify_index(const std::string& path, const std::string& dump_path);
+// sparsity asked for is sparsity measured; cuda: and the selected device attends as the CPU does. Prints one line per
+// law; returns the number that do not hold.
+int verify_index(const std::string& path, const std::string& dump_path, bool cuda = false);
 
 }  // namespace squeeze

@@ -37,6 +37,9 @@ Json json_of(const RunStats& s) {
     json["attention_ms"] = s.usage.attention_ms;
   } else {
     json["bytes_from_host"] = s.usage.bytes_from_host;
+    if (const int64_t on_host = s.usage.bytes_from_host + s.usage.bytes_cached; on_host > 0) {
+      json["cache_hit_rate"] = double(s.usage.bytes_cached) / double(on_host);
+    }
   }
   if (s.n_graded > 0) {
     json["n_graded"] = s.n_graded;

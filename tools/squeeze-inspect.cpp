@@ -17,7 +17,9 @@ constexpr ToolText kText = {"squeeze-inspect",
                             "  squeeze-inspect manual.sqz.h5\n"
                             "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --sparsity 0.7,0.9,0.95\n"
                             "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --model DIR --html report.html\n"
-                            "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --verify"};
+                            "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --verify\n"
+                            "  squeeze-inspect manual.sqz.h5 --queries manual.kv.h5 --verify --device cuda",
+                            "checking with --verify --queries that it attends as the CPU does"};
 
 struct Options {
   CommonOptions common;
@@ -53,7 +55,8 @@ void bind(CLI::App& app, Options& o) {
   app.add_option("--worst", o.worst, "Heads to list, by output error")
       ->check(CLI::Range(0, 100000))
       ->capture_default_str();
-  app.add_flag("--verify", o.verify, "Check the laws of an index; with --queries those of its attention too");
+  app.add_flag("--verify", o.verify,
+               "Check the laws of an index; with --queries those of its attention too, on --device cuda the device's");
   auto* json = app.add_flag("--json", o.json, "Print JSON");
   auto* csv = app.add_flag("--csv", o.csv, "Print a line per target, layer and KV head")->excludes(json);
   auto* html = app.add_option("--html", o.html, "Write a report: policies and baselines, heads, clusters, text")
@@ -119,7 +122,11 @@ int replay(const Options& o) {
 }
 
 int run(const Options& o) {
-  if (o.verify) return verify_index(o.file, o.queries) > 0 ? 1 : 0;
+  if (o.common.cuda() && !(o.verify && !o.queries.empty())) {
+    fail_usage("--device {}: files are inspected on the CPU; --verify --queries DUMP checks the device against it",
+               o.common.device);
+  }
+  if (o.verify) return verify_index(o.file, o.queries, o.common.cuda()) > 0 ? 1 : 0;
   if (!o.html.empty()) return write_report(o);
   if (!o.queries.empty()) return replay(o);
   describe_file(o.file, o.json);

@@ -7,6 +7,7 @@
 #include "lib/index/verify.hpp"
 #include "tools/describe_file.hpp"
 #include "tools/replay_report.hpp"
+#include "tools/verify_device.hpp"
 
 namespace squeeze {
 namespace {
@@ -58,7 +59,7 @@ std::vector<std::string> sparsity_violations(const ReplaySource& source) {
 
 }  // namespace
 
-int verify_index(const std::string& path, const std::string& dump_path) {
+int verify_index(const std::string& path, const std::string& dump_path, bool cuda) {
   const KvIndex index(path);
   if (dump_path.empty()) {
     return report("rows are a permutation, clusters partition them, centroids and value means are means",
@@ -67,10 +68,13 @@ int verify_index(const std::string& path, const std::string& dump_path) {
   const KvDump dump(dump_path);
   check_same_context(index, dump);
   const ReplaySource source{index, dump, index.calibration().source == "probes", 1, true};
-  return report("rows are a permutation of the dump's, clusters partition them, centroids and value means are means",
-                structure_violations(index, &dump)) +
-         report("full budget equals dense attention", full_budget_violations(source)) +
-         report("sparsity asked for is sparsity measured (within 0.01)", sparsity_violations(source));
+  int n = report("rows are a permutation of the dump's, clusters partition them, centroids and value means are means",
+                 structure_violations(index, &dump)) +
+          report("full budget equals dense attention", full_budget_violations(source)) +
+          report("sparsity asked for is sparsity measured (within 0.01)", sparsity_violations(source));
+  if (!cuda) return n;
+  for (const CheckedLaw& checked : verify_on_device(source)) n += report(checked.law, checked.violations);
+  return n;
 }
 
 }  // namespace squeeze

@@ -35,6 +35,12 @@ struct AttendDecodeArgs {
   int64_t rows_stride;
   const int32_t* n_rows;  // [n_works]
 
+  // Copies of some of these rows (row_cache.hpp), which are read in their place: keys and values, not the scales.
+  const int32_t* slot_of = nullptr;  // [n_kv_heads, n_tokens] where a row's copy is; negative: nowhere. null: no copies
+  const void* cached_keys = nullptr;  // [n_kv_heads, n_slots, head_dim]
+  const void* cached_values = nullptr;
+  int64_t n_slots = 0;
+
   // The tail: token t of a work sees the first n_tail + t rows.
   const void* tail_keys;  // [n_tails, tail_capacity, head_dim]
   const void* tail_values;

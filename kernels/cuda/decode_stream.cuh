@@ -7,6 +7,7 @@
 namespace squeeze::cuda {
 
 inline constexpr int kUnitRows = 16;
+inline constexpr int kCachedRow = 1 << 30;  // in the number of a row: that of its copy's slot
 
 // kBytes: keys and values of the context are bytes with scales; those of the tail, and value means, are of type T.
 template <class TElement, bool kByteRows, int kHeadDim, bool kSplitRows, int kNumWarps, int kNumStages>
@@ -82,7 +83,7 @@ class WarpStream {
   // Units begin, begin + step, ... below end of the work.
   __device__ void run(int begin, int end, int step, const QueryFragments<C>& queries, RunningSoftmax<C>& state) {
     int ahead = begin;  // the next unit to be fetched
-    next_row_ = row_id(ahead, end);
+    find_row(ahead, end);
 #pragma unroll
     for (int s = 0; s < C::kStages - 1; ++s) fetch(ahead, end, step, s);
     int stage = 0;
@@ -115,7 +116,16 @@ class WarpStream {
     if (ahead < end) copy_rows(units_.at(ahead).part, ring_ + stage * C::kStageElements);
     copy_async_commit();
     ahead += step;
-    next_row_ = row_id(ahead, end);
+    find_row(ahead, end);
+  }
+
+  __device__ void find_row(int unit, int end) {
+    next_row_ = row_id(unit, end);
+    if (!a_.slot_of) return;
+    if constexpr (C::kBytes) scale_row_ = next_row_;
+    if (next_row_ < 0 || units_.at(unit).part != Part::context) return;
+    const int slot = a_.slot_of[work_ % a_.n_kv_heads * a_.n_tokens + next_row_];
+    if (slot >= 0) next_row_ = slot | kCachedRow;
   }
 
   __device__ void copy_rows(Part part, uint16_t* stage) const {
@@ -125,10 +135,39 @@ class WarpStream {
       return;
     }
     if (part == Part::tail) return copy_tail(work_ % a_.n_tails, stage);
-    const int64_t first = head * a_.n_tokens;
-    if (C::kBytes) return copy_bytes(first, stage);
-    copy_from(a_.keys, first, stage);
-    copy_from(a_.values, first, stage + kUnitRows * C::kStride);
+    const int64_t first = head * a_.n_tokens, first_slot = head * a_.n_slots;
+    if (C::kBytes) return a_.slot_of ? copy_bytes<true>(first, first_slot, stage) : copy_bytes<false>(first, 0, stage);
+    uint16_t* values = stage + kUnitRows * C::kStride;
+    if (a_.slot_of) {
+      copy_cached(a_.keys, a_.cached_keys, first, first_slot, stage);
+      copy_cached(a_.values, a_.cached_values, first, first_slot, values);
+    } else {
+      copy_from(a_.keys, first, stage);
+      copy_from(a_.values, first, values);
+    }
+  }
+
+  // The same as copy_from, of rows that may have copies.
+  __device__ void copy_cached(const void* base, const void* cached, int64_t first_row, int64_t first_slot,
+                              uint16_t* to) const {
+    constexpr int kChunks = C::kDim / 8;
+#pragma unroll
+    for (int i = 0; i < kUnitRows * kChunks / kWarpSize; ++i) {
+      const int chunk = i * kWarpSize + lane_;
+      const int row = chunk / kChunks, column = chunk % kChunks * 8;
+      const int id = __shfl_sync(kAllLanes, next_row_, row);
+      copy_async_16(to + row * C::kStride + column, row_of<uint16_t>(id, base, cached, first_row, first_slot) + column,
+                    id >= 0);
+    }
+  }
+
+  // Where the row with this number begins; of an absent one, where row 0 does.
+  template <class T>
+  __device__ const T* row_of(int id, const void* base, const void* cached, int64_t first_row,
+                             int64_t first_slot) const {
+    const bool copied = id >= 0 && (id & kCachedRow) != 0;
+    const int64_t row = copied ? first_slot + (id & ~kCachedRow) : first_row + (id < 0 ? 0 : id);
+    return static_cast<const T*>(copied ? cached : base) + row * C::kDim;
   }
 
   __device__ void copy_tail(int tail, uint16_t* stage) const {
@@ -150,21 +189,24 @@ class WarpStream {
     }
   }
 
-  __device__ void copy_bytes(int64_t first_row, uint16_t* stage) const {
+  template <bool kCached>
+  __device__ void copy_bytes(int64_t first_row, int64_t first_slot, uint16_t* stage) const {
     constexpr int kChunks = C::kDim / 16;
-    const auto *keys = static_cast<const char*>(a_.keys), *values = static_cast<const char*>(a_.values);
     const typename C::Bytes to_keys = byte_rows<C>(stage, 0), to_values = byte_rows<C>(stage, 1);
 #pragma unroll
     for (int i = 0; i < kUnitRows * kChunks / kWarpSize; ++i) {
       const int chunk = i * kWarpSize + lane_;
       const int row = chunk / kChunks, column = chunk % kChunks * 16;
       const int id = __shfl_sync(kAllLanes, next_row_, row);
-      const int64_t from = (first_row + (id < 0 ? 0 : id)) * C::kDim + column;
       const int to = row * C::Bytes::kStride + column;
-      copy_async_16(to_keys.rows + to, keys + from, id >= 0);
-      copy_async_16(to_values.rows + to, values + from, id >= 0);
+      const auto from = [&](const void* base, const void* cached) {
+        if constexpr (kCached) return row_of<char>(id, base, cached, first_row, first_slot) + column;
+        return static_cast<const char*>(base) + (first_row + (id < 0 ? 0 : id)) * C::kDim + column;
+      };
+      copy_async_16(to_keys.rows + to, from(a_.keys, a_.cached_keys), id >= 0);
+      copy_async_16(to_values.rows + to, from(a_.values, a_.cached_values), id >= 0);
     }
-    const int row = lane_ % kUnitRows, id = __shfl_sync(kAllLanes, next_row_, row);
+    const int row = lane_ % kUnitRows, id = __shfl_sync(kAllLanes, kCached ? scale_row_ : next_row_, row);
     const bool of_keys = lane_ < kUnitRows;
     copy_async_4((of_keys ? to_keys : to_values).scales + row,
                  (of_keys ? a_.key_scales : a_.value_scales) + first_row + (id < 0 ? 0 : id), id >= 0);
@@ -214,8 +256,9 @@ class WarpStream {
   Units units_;
   uint16_t* ring_;
   int lane_;
-  int next_row_ = -1;
-  int unseen_[kRows];  // rows at the tail's end that the token of this lane's query row does not see
+  int next_row_ = -1;   // of the unit that is fetched next, lane by lane
+  int scale_row_ = -1;  // the same; of a row that has a copy, the row itself
+  int unseen_[kRows];   // rows at the tail's end that the token of this lane's query row does not see
 };
 
 }  // namespace squeeze::cuda

@@ -57,6 +57,7 @@ __device__ __forceinline__ void sync_grid() { cooperative_groups::this_grid().sy
 __device__ __forceinline__ uint32_t load_4(const void* p) { return *static_cast<const uint32_t*>(p); }  // aligned
 __device__ __forceinline__ uint2 load_8(const void* p) { return *static_cast<const uint2*>(p); }
 __device__ __forceinline__ uint4 load_16(const void* p) { return *static_cast<const uint4*>(p); }
+__device__ __forceinline__ void store_16(void* p, uint4 words) { *static_cast<uint4*>(p) = words; }
 
 // 2^x; 2^-infinity is 0.
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -188,6 +189,11 @@ Words load_words(const void* p) {
 inline uint32_t load_4(const void* p) { return load_words<4>(p).x; }
 inline Words load_8(const void* p) { return load_words<8>(p); }
 inline Words load_16(const void* p) { return load_words<16>(p); }
+inline void store_16(void* p, const Words& words) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0)
+    throw std::runtime_error("emulated kernel: a store that is not aligned");
+  std::memcpy(p, &words, 16);
+}
 inline float exp2_fast(float x) { return std::exp2(x); }
 
 inline uint32_t pack(float low, float high, BF16) { return f32_to_bf16(low) | uint32_t{f32_to_bf16(high)} << 16; }

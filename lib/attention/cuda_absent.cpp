@@ -13,6 +13,7 @@ std::shared_ptr<const CudaContext> upload_context(Operations&, const ContextView
 }
 
 int64_t n_layers_on_host(const CudaContext&) { fail("{}", cuda_problem()); }
+double cached_share(const CudaContext&) { fail("{}", cuda_problem()); }
 
 std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations&, std::shared_ptr<const CudaContext>, Rules,
                                                             Rest, int64_t, size_t) {

@@ -8,6 +8,8 @@
 #include "kernels/cuda/attend_prefill.hpp"
 #include "kernels/cuda/forward_ops.hpp"
 #include "lib/attention/cuda_engine.hpp"
+#include "lib/attention/cuda_placement.hpp"
+#include "lib/attention/cuda_tail.hpp"
 #include "lib/core/error.hpp"
 #include "lib/model/cuda_device_operations.hpp"
 
@@ -23,14 +25,6 @@ CudaOperations& device(Operations& operations) {
   if (!cuda) fail("attention on a CUDA device needs a forward pass on one");
   return *cuda;
 }
-
-// Keys and values after the context, of one layer: [n_kv_heads, capacity, head_dim].
-struct Tail {
-  Tensor keys{cuda_memory()}, values{cuda_memory()};
-  int64_t n_tokens = 0;
-
-  int64_t capacity() const { return keys.data() ? keys.size(1) : 0; }
-};
 
 // Consecutive query tokens in blocks of one size.
 struct Blocks {
@@ -120,11 +114,11 @@ class CudaAttention final : public TailAttention {
   }
 
   void reserve(int64_t n_tokens) override {
-    for (Tail& tail : tails_) make_room(n_tokens - engine_->context->n_tokens, tail);
+    for (CudaTail& tail : tails_) make_room(n_tokens - engine_->context->n_tokens, tail);
   }
 
   void clear_tail() override {
-    for (Tail& tail : tails_) tail.n_tokens = 0;
+    for (CudaTail& tail : tails_) tail.n_tokens = 0;
     usage_ = {};
     counts_.clear();
   }
@@ -138,7 +132,7 @@ class CudaAttention final : public TailAttention {
  private:
   const ModelInfo& model() const { return engine_->model(); }
   cuda::Stream stream() const { return engine_->stream().get(); }
-  Tail& tail(int layer) { return tails_[static_cast<size_t>(layer)]; }
+  CudaTail& tail(int layer) { return tails_[static_cast<size_t>(layer)]; }
   const HeadView& head(int layer) const { return engine_->layer(layer).heads[0]; }
 
   void check(const AttentionInput& input) const {
@@ -152,23 +146,12 @@ class CudaAttention final : public TailAttention {
       fail("attention: the next token of layer {} has position {}, found {}", layer, next, position);
   }
 
-  void make_room(int64_t n, Tail& tail) {
-    if (n <= tail.capacity()) return;
-    const int64_t capacity = std::max<int64_t>({64, n, 2 * tail.capacity()});
-    const DType dtype = engine_->context->dtype;
-    const auto row_bytes = static_cast<size_t>(model().head_dim) * size_of(dtype);
-    for (Tensor* cache : {&tail.keys, &tail.values}) {
-      Tensor grown(dtype, {model().n_kv_heads, capacity, model().head_dim}, cuda_memory());
-      for (int64_t h = 0; tail.n_tokens > 0 && h < model().n_kv_heads; ++h) {
-        cuda::copy_on_device(grown.at(h * capacity * model().head_dim), (*cache)[h].data(),
-                             static_cast<size_t>(tail.n_tokens) * row_bytes, stream());
-      }
-      cuda::synchronize(stream());  // before the old memory goes
-      *cache = std::move(grown);
-    }
+  // Room for n rows in the tail of a layer.
+  void make_room(int64_t n, CudaTail& tail) {
+    tail.make_room(n, model().n_kv_heads, model().head_dim, engine_->context->dtype, engine_->stream());
   }
 
-  void append(const AttentionInput& input, Tail& tail) {
+  void append(const AttentionInput& input, CudaTail& tail) {
     make_room(tail.n_tokens + input.keys.size(0), tail);
     engine_->cuda.store_rows(input.keys, tail.n_tokens, tail.keys);
     engine_->cuda.store_rows(input.values, tail.n_tokens, tail.values);
@@ -179,7 +162,7 @@ class CudaAttention final : public TailAttention {
   void lengthen(const std::vector<CudaAttention*>& all, int layer) {
     std::vector<void*> keys, values;
     for (CudaAttention* own : all) {
-      Tail& tail = own->tail(layer);
+      CudaTail& tail = own->tail(layer);
       own->make_room(tail.n_tokens + 1, tail);
       ++tail.n_tokens;
       for (int64_t h = 0; h < model().n_kv_heads; ++h) {
@@ -192,7 +175,7 @@ class CudaAttention final : public TailAttention {
 
   template <class Args>
   Args arguments(const AttentionInput& input, int64_t first_token) {
-    const Tail& own = tail(input.layer);
+    const CudaTail& own = tail(input.layer);
     const int64_t token_size = int64_t{model().n_query_heads} * model().head_dim;
     Args a = engine_->arguments<Args>(input.layer);
     a.queries = input.queries.f32() + first_token * token_size;
@@ -221,7 +204,11 @@ class CudaAttention final : public TailAttention {
     }
     // As many lookups as the CPU counts: a block of tokens, a KV head.
     const int64_t block = query_block_ > 0 ? query_block_ : n;
-    count(input.layer, (n + block - 1) / block * model().n_kv_heads, engine_->plan(input.layer, 1));
+    const int64_t n_lookups = (n + block - 1) / block * model().n_kv_heads;
+    count(input.layer, n_lookups, engine_->plan(input.layer, 1));
+    if (n > 1 && engine_->layer(input.layer).on_host) {  // read in place, cached or not
+      usage_.bytes_from_host += n_lookups * engine_->context->n_tokens * device_row_bytes(head(input.layer));
+    }
   }
 
   // Everything but what lookups selected.
@@ -234,7 +221,6 @@ class CudaAttention final : public TailAttention {
     if (!rule.dense) return counts_.add_fixed(engine_->layer(layer), rule, n_lookups);
     usage_.keys_selected += n_lookups * own.n_clustered();
     usage_.bytes_read += n_lookups * own.n_clustered() * kv_bytes(own);
-    if (engine_->layer(layer).on_host) usage_.bytes_from_host += n_lookups * own.n_tokens() * kv_bytes(own);
   }
 
   // As many blocks at a time as the buffers of a lookup may hold.
@@ -288,7 +274,7 @@ class CudaAttention final : public TailAttention {
 
   std::shared_ptr<CudaEngine> engine_;
   int64_t query_block_;
-  std::vector<Tail> tails_;  // one per layer
+  std::vector<CudaTail> tails_;  // one per layer
   CudaCounts counts_;
   Usage usage_;  // without what lookups selected
 };
@@ -301,6 +287,10 @@ std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const Contex
 
 int64_t n_layers_on_host(const CudaContext& context) {
   return std::ranges::count_if(context.layers, [](const CudaLayer& layer) { return layer.on_host; });
+}
+
+double cached_share(const CudaContext& context) {
+  return double(context.layers.back().cache.n_slots) / double(context.n_tokens);  // the last layers stay first
 }
 
 std::vector<std::unique_ptr<TailAttention>> cuda_attentions(Operations& cuda,

@@ -16,11 +16,12 @@ inline constexpr int64_t kMostCudaRows = 16;
 
 // The context in device memory, for any number of attentions. `cuda`: made by cuda_operations(). `context` outlives
 // what is returned, and its row types are changed as CudaContext says. device_bytes: what it may take at most; 0: what
-// is free. Keys and values that do not fit stay in pinned memory of the host, layer by layer, and the rows that are
-// chosen are read over the bus. Throws if the rest does not fit.
+// is free. Keys and values that do not fit stay in pinned memory of the host, layer by layer; the rows that are chosen
+// are read over the bus, unless they were read lately and are cached on the device. Throws if the rest does not fit.
 std::shared_ptr<const CudaContext> upload_context(Operations& cuda, const ContextView& context,
                                                   int64_t device_bytes = 0);
 int64_t n_layers_on_host(const CudaContext& context);
+double cached_share(const CudaContext& context);  // rows that there is room for, of these layers'
 
 // Selects as ContextAttention does, with these differences: blocks of query tokens have at most 16 query rows per KV
 // head (16 / group size tokens); with upper levels, a budget counts on what its rule expects them to let through; a

@@ -7,13 +7,13 @@
 
 #include "kernels/cuda/attend_decode.hpp"
 #include "kernels/kernels.hpp"
+#include "lib/attention/cuda_placement.hpp"
 #include "lib/core/error.hpp"
 
 namespace squeeze {
 namespace {
 
 constexpr int64_t kRowsAtOnce = 8192;
-constexpr int64_t kSpareBytes = int64_t{1} << 30;  // for what a pass computes in
 
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
 
@@ -38,42 +38,22 @@ void check_shape(const ContextView& context) {
   }
 }
 
-// What a layer's keys and values take.
-int64_t row_bytes(const std::vector<HeadView>& heads) {
-  int64_t bytes = 0;
-  for (const HeadView& head : heads) {
-    const int64_t dim = head.keys.size(1);
-    bytes += head.n_tokens() * (head.keys.dtype() == DType::i8 ? 2 * (dim + 4) : 4 * dim);
-  }
-  return bytes;
-}
-
-// What the rest of a layer takes on the device, up to rounding.
-int64_t index_bytes(const std::vector<HeadView>& heads) {
-  int64_t bytes = 0;
-  for (const HeadView& head : heads) {
-    const int64_t dim = head.keys.size(1);
-    for (const LevelView& level : head.levels) bytes += level.n_clusters() * (dim * 4 + 16);
-    if (head.sketches.present()) bytes += head.n_clustered() * head.sketches.key_bytes();
-  }
-  return bytes;
-}
-
-// How many layers' keys and values the device has room for, the first ones.
-size_t n_layers_that_fit(const ContextView& context, int64_t device_bytes) {
-  const int64_t free = static_cast<int64_t>(cuda::free_device_bytes()) - kSpareBytes;
-  int64_t left = device_bytes > 0 ? std::min(device_bytes, free) : free;
-  for (const std::vector<HeadView>& heads : context.layers) left -= index_bytes(heads);
-  if (left < 0) {
-    fail(
-        "the index without its keys and values takes {} MiB of device memory more than {}; allow or free more, or use "
-        "--device cpu",
-        (-left >> 20) + 1,
-        device_bytes > 0 && device_bytes < free ? "--device-memory allows" : "is free beside the model");
-  }
-  size_t n = 0;
-  while (n < context.layers.size() && row_bytes(context.layers[n]) <= left) left -= row_bytes(context.layers[n++]);
-  return n;
+CudaRowCache empty_cache(const std::vector<HeadView>& heads, int n_slots, const CudaStream& stream) {
+  CudaRowCache cache;
+  cache.n_slots = n_slots;
+  if (n_slots == 0) return cache;
+  const size_t n_heads = heads.size(), slots = n_heads * static_cast<size_t>(n_slots);
+  const size_t part_bytes = slots * static_cast<size_t>(device_row_bytes(heads[0])) / 2;
+  cache.keys.resized(part_bytes);
+  cache.values.resized(part_bytes);
+  const auto fill = [&](CudaBuffer<int32_t>& buffer, size_t n, int byte) {
+    cuda::fill_device(buffer.resized(n), byte, n * sizeof(int32_t), stream.get());
+  };
+  fill(cache.slot_of, n_heads * static_cast<size_t>(heads[0].n_tokens()), 0xff);
+  fill(cache.row_of, slots, 0xff);
+  fill(cache.used, slots, 0);
+  fill(cache.clock, 2 * n_heads, 0);
+  return cache;
 }
 
 class Uploader {
@@ -94,25 +74,26 @@ class Uploader {
     }
   }
 
-  // Keys or values of every head, as they are if they are i8, with their scales; on_host: into the host's memory.
+  // Keys or values of every head, as they are if they are i8, with their scales. on_host: into the host's memory, but
+  // for the scales.
   void context_rows(const std::vector<HeadView>& heads, ScaledRows (HeadView::*of)() const, bool on_host,
                     CudaBuffer<char>& to, CudaBuffer<float>& scales) {
     const auto n_tokens = static_cast<size_t>(heads[0].n_tokens()), dim = static_cast<size_t>(heads[0].keys.size(1));
     const bool bytes = heads[0].keys.dtype() == DType::i8;
     const size_t head_bytes = n_tokens * dim * size_of(bytes ? DType::i8 : dtype_);
     on_host ? to.on_host(heads.size() * head_bytes) : to.resized(heads.size() * head_bytes);
-    if (bytes) on_host ? scales.on_host(heads.size() * n_tokens) : scales.resized(heads.size() * n_tokens);
-    on_host_ = on_host;
+    if (bytes) scales.resized(heads.size() * n_tokens);
     for (size_t h = 0; h < heads.size(); ++h) {
       const ScaledRows from = (heads[h].*of)();
+      on_host_ = on_host;
       if (bytes) {
         copy(from.rows.data(), from.rows.n_bytes(), to.data() + h * head_bytes);
-        copy(from.scales.data(), from.scales.size_bytes(), scales.data() + h * n_tokens);
       } else {
         rows(from, to.data() + h * head_bytes);
       }
+      on_host_ = false;
+      if (bytes) copy(from.scales.data(), from.scales.size_bytes(), scales.data() + h * n_tokens);
     }
-    on_host_ = false;
   }
 
   CudaLevel level(const std::vector<HeadView>& heads, size_t number, bool own_numbers) {
@@ -225,12 +206,15 @@ CudaSketches upload_sketches(const std::vector<HeadView>& heads, const CudaStrea
   return out;
 }
 
-CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, bool on_host, const CudaStream& stream) {
+// n_slots: of the cache of keys and values, if those stay with the host.
+CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, bool on_host, int n_slots,
+                       const CudaStream& stream) {
   Uploader uploader(dtype, stream);
   CudaLayer layer;
   const HeadView& first = heads[0];
   const auto n_heads = static_cast<int64_t>(heads.size()), dim = first.keys.size(1);
   layer.on_host = on_host;
+  if (on_host) layer.cache = empty_cache(heads, n_slots, stream);
   uploader.context_rows(heads, &HeadView::key_rows, on_host, layer.keys, layer.key_scales);
   uploader.context_rows(heads, &HeadView::value_rows, on_host, layer.values, layer.value_scales);
   for (const HeadView& head : heads) layer.heads.push_back(without_data(head, dtype));
@@ -256,13 +240,14 @@ CudaLayer upload_layer(const std::vector<HeadView>& heads, DType dtype, bool on_
 
 CudaContext upload_context(const ContextView& context, const CudaStream& stream, int64_t device_bytes) {
   check_shape(context);
-  const size_t n_fit = n_layers_that_fit(context, device_bytes);
+  const CudaPlacement placed = place_context(context, device_bytes);
   CudaContext out;
   out.model = context.model;
   out.dtype = device_type(context);
   out.n_tokens = context.layers[0][0].n_tokens();
   for (const std::vector<HeadView>& heads : context.layers) {
-    out.layers.push_back(upload_layer(heads, out.dtype, out.layers.size() >= n_fit, stream));
+    out.layers.push_back(
+        upload_layer(heads, out.dtype, out.layers.size() >= placed.n_on_device, placed.n_slots, stream));
   }
   cuda::synchronize(stream.get());
   return out;

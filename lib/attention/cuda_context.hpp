@@ -31,11 +31,21 @@ struct CudaSketches {
   CudaBuffer<uint16_t> scales;
 };
 
+// Rows of keys and values that lie in the host's memory and were read lately (kernels/cuda/row_cache.hpp).
+struct CudaRowCache {
+  int n_slots = 0;                   // per KV head; 0: there is none
+  CudaBuffer<char> keys, values;     // [n_kv_heads, n_slots, head_dim]
+  CudaBuffer<int32_t> slot_of;       // [n_kv_heads, n_tokens]
+  CudaBuffer<int32_t> row_of, used;  // [n_kv_heads, n_slots]
+  CudaBuffer<int32_t> clock;         // [n_kv_heads, 2]
+};
+
 struct CudaLayer {
   std::vector<HeadView> heads;    // as they are on the device, without data: for rules, and for counting bytes
   DType kv_dtype = DType::bf16;   // of keys and values: the context's, or i8
   CudaBuffer<char> keys, values;  // [n_kv_heads, n_tokens, head_dim]
-  bool on_host = false;           // keys and values, with their scales: in the host's memory, read over the bus
+  bool on_host = false;           // keys and values are in the host's memory, read over the bus
+  CudaRowCache cache;             // of these
   CudaBuffer<float> key_scales, value_scales;  // [n_kv_heads, n_tokens] if i8
   std::vector<CudaLevel> levels;               // coarsest first
   int n_means = 0;                             // value means per head, level by level
@@ -54,9 +64,11 @@ struct CudaContext {
   std::vector<CudaLayer> layers;
 };
 
-// Copies a context to the device; the view's row bounds are read as long as the result lives. Keys and values that the
-// device has no room for, last layers first, stay in pinned memory of the host. device_bytes: what the context may take
-// at most; 0: what is free. Throws if the rest of the index does not fit, or the kernels do not support the shape.
+// Copies a context to the device; the view's row bounds are read as long as the result lives. Of layers whose keys and
+// values do not fit, last layers first, these stay in pinned memory of the host, and rows that were read lately are
+// cached on the device: half of their rows, or, on all layers alike, as many as there is room for. device_bytes: what
+// the context may take at most; 0: what is free. Throws if the rest of the index does not fit, or the kernels do not
+// support the shape.
 CudaContext upload_context(const ContextView& context, const CudaStream& stream, int64_t device_bytes = 0);
 
 }  // namespace squeeze

@@ -3,6 +3,10 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/forward_ops.hpp"
+#include "kernels/cuda/row_cache.hpp"
+#include "lib/attention/cuda_placement.hpp"
+
 namespace squeeze {
 namespace {
 
@@ -78,9 +82,61 @@ void CudaEngine::select_and_attend(int number, const CudaPlan* rule, int64_t* co
   } else {
     a.n_rows = all_rows(a.n_works / model().n_kv_heads);
   }
+  if (layer(number).on_host) read_through_cache(layer(number), totals_of, n_requests, a);
   a.workspace =
       decode_space_.of(cuda::attend_decode_workspace_bytes(a.n_works, a.group, a.head_dim), {a.n_works}, stream());
   cuda::attend_decode(a, stream().get());
+}
+
+void CudaEngine::read_through_cache(const CudaLayer& own, int64_t* const* totals_of, int64_t n_requests,
+                                    cuda::AttendDecodeArgs& a) {
+  cuda::CountArgs count = {};
+  count.n = static_cast<int>(a.n_works / n_requests);
+  count.n_requests = static_cast<int>(n_requests);
+  count.totals_of = totals_of;
+  const auto add = [&](const int32_t* of_works, CudaCounts::Total total) {
+    count.counts[count.n_counts] = of_works;
+    count.slots[count.n_counts++] = total;
+  };
+  add(a.n_rows, CudaCounts::kHostRows);
+  if (own.cache.n_slots == 0) {
+    add(a.n_rows, CudaCounts::kFromHost);
+  } else {
+    cache_rows(own, a);
+    add(n_copied_.data(), CudaCounts::kFromHost);
+    add(n_in_place_.data(), CudaCounts::kFromHost);
+  }
+  cuda::add_counts(count, stream().get());
+}
+
+void CudaEngine::cache_rows(const CudaLayer& own, cuda::AttendDecodeArgs& a) {
+  const CudaRowCache& cache = own.cache;
+  const auto works = static_cast<size_t>(a.n_works);
+  cuda::RowCacheArgs c = {};
+  c.rows = a.rows;
+  c.rows_stride = a.rows_stride;
+  c.n_rows = a.n_rows;
+  c.n_works = a.n_works;
+  c.n_kv_heads = a.n_kv_heads;
+  c.keys = a.keys;
+  c.values = a.values;
+  c.n_tokens = a.n_tokens;
+  c.row_bytes = static_cast<int>(device_row_bytes(own.heads[0]) / 2);
+  c.cached_keys = cache.keys.data();
+  c.cached_values = cache.values.data();
+  c.n_slots = cache.n_slots;
+  c.slot_of = cache.slot_of.data();
+  c.row_of = cache.row_of.data();
+  c.used = cache.used.data();
+  c.clock = cache.clock.data();
+  c.n_copied = n_copied_.resized(works);
+  c.n_in_place = n_in_place_.resized(works);
+  c.workspace = cache_space_.resized(cuda::row_cache_workspace_bytes(c.n_kv_heads, c.n_slots));
+  cuda::cache_rows(c, stream().get());
+  a.slot_of = cache.slot_of.data();
+  a.cached_keys = cache.keys.data();
+  a.cached_values = cache.values.data();
+  a.n_slots = cache.n_slots;
 }
 
 void CudaEngine::TailRows::set(std::vector<void*> new_keys, std::vector<void*> new_values, const CudaStream& stream) {

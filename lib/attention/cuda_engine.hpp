@@ -76,6 +76,11 @@ class CudaEngine {
   CudaWorkspace prefill_space;
 
  private:
+  // Rows that lie on the host and are not cached yet are, as far as there is room; counts what crosses the bus.
+  void read_through_cache(const CudaLayer& layer, int64_t* const* totals_of, int64_t n_requests,
+                          cuda::AttendDecodeArgs& a);
+  void cache_rows(const CudaLayer& own, cuda::AttendDecodeArgs& a);
+
   Rules rules_;
   CudaLookup lookup_;
   std::map<std::pair<int, int64_t>, CudaPlan> plans_;
@@ -85,6 +90,8 @@ class CudaEngine {
   CudaBuffer<int64_t*> totals_of_;
   size_t n_all_rows_ = 0;
   CudaWorkspace decode_space_;
+  CudaBuffer<char> cache_space_;
+  CudaBuffer<int32_t> n_copied_, n_in_place_;
 };
 
 }  // namespace squeeze

@@ -4,6 +4,7 @@
 #include "kernels/cuda/forward_ops.hpp"
 #include "kernels/cuda/lookup.hpp"
 #include "kernels/cuda/sketch_lookup.hpp"
+#include "lib/attention/cuda_placement.hpp"
 
 namespace squeeze {
 
@@ -132,7 +133,7 @@ void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_w
     cuda::add_counts(a, stream_.get());
     a.n_counts = 0;
   };
-  add(n_rows_.data(), layer.on_host ? CudaCounts::kRowsFromHost : CudaCounts::kRows);
+  add(n_rows_.data(), CudaCounts::kRows);
   for (size_t i = plan.first_level; i + 1 < layer.levels.size(); ++i) {
     add(levels_[i].n_items.data(), CudaCounts::kScored);
   }
@@ -178,10 +179,12 @@ void CudaCounts::add_usage(const CudaLayer& layer, Usage& usage) const {
   int64_t totals[kTotals];
   stream_.download(totals_.data(), sizeof totals, totals);
   const HeadView& head = layer.heads[0];
-  const int64_t n_selected = totals[kRows] + totals[kRowsFromHost] - pinned_;
+  const int64_t n_selected = totals[kRows] - pinned_;
   usage.keys_selected += n_selected;
   usage.bytes_read += n_selected * kv_bytes(head);
-  usage.bytes_from_host += totals[kRowsFromHost] * kv_bytes(head);
+  const int64_t from_host = device_row_bytes(head);
+  usage.bytes_from_host += totals[kFromHost] * from_host;
+  usage.bytes_cached += (totals[kHostRows] - totals[kFromHost]) * from_host;
   usage.bytes_read += codebook_bytes_;
   if (head.levels.empty()) return;
   const LevelView& level = head.levels.front();

@@ -30,12 +30,13 @@ class CudaCounts {
   // Adds the keys selected so far, and the bytes of these and of the index; waits for the device.
   void add_usage(const CudaLayer& layer, Usage& usage) const;
   void clear();
+
+  // Rows in the lists of lookups; of layers whose keys and values are on the host, and of those what crossed the bus;
+  // items scored below the first level, sketches, value means.
+  enum Total { kRows, kHostRows, kFromHost, kScored, kSketches, kRest, kTotals };
   int64_t* totals() const { return totals_.data(); }
 
  private:
-  friend class CudaLookup;
-  enum Total { kRows, kRowsFromHost, kScored, kSketches, kRest, kTotals };
-
   const CudaStream& stream_;
   CudaBuffer<int64_t> totals_;
   int64_t scored_at_top_ = 0;  // centroids of first levels: all of them, every time

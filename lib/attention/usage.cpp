@@ -9,6 +9,7 @@ void Usage::add(const Usage& other) {
   keys_clustered += other.keys_clustered;
   bytes_read += other.bytes_read;
   bytes_from_host += other.bytes_from_host;
+  bytes_cached += other.bytes_cached;
   bytes_dense += other.bytes_dense;
   lookup_ms += other.lookup_ms;
   attention_ms += other.attention_ms;

@@ -14,8 +14,9 @@ struct Usage {
   int64_t keys_clustered = 0;  // clustered keys there are
   int64_t bytes_read = 0;      // K and V of pinned and selected rows, centroids scored, value means of dropped clusters
   int64_t bytes_from_host = 0;  // of bytes_read, K and V that a device read from the host's memory
-  int64_t bytes_dense = 0;      // the context's whole K and V
-  double lookup_ms = 0;         // wall time, summed over layers
+  int64_t bytes_cached = 0;  // of bytes_read, K and V that lie there, but were read lately and are on the device still
+  int64_t bytes_dense = 0;   // the context's whole K and V
+  double lookup_ms = 0;      // wall time, summed over layers
   double attention_ms = 0;
 
   double budget() const { return bytes_dense ? double(bytes_read) / double(bytes_dense) : 0; }

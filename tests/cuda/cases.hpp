@@ -28,6 +28,7 @@ std::vector<Case> forward_ops_cases();
 std::vector<Case> block_lookup_cases();
 std::vector<Case> attend_prefill_cases();
 std::vector<Case> matmul_cases();
+std::vector<Case> row_cache_cases();
 std::vector<Case> stream_cases();
 
 inline void expect(bool holds, const std::string& what) {

@@ -3,7 +3,9 @@
 
 #include <memory>
 
+#include "lib/attention/cuda_attention.hpp"
 #include "lib/attention/policy.hpp"
+#include "lib/core/error.hpp"
 #include "lib/index/quantise_kv.hpp"
 #include "tests/made_attention.hpp"
 #include "tests/made_model.hpp"
@@ -59,5 +61,20 @@ struct Indexed {
   int64_t n_tokens = 0;
   std::unique_ptr<NewTokens> tokens;
 };
+
+// The context on a device that has room for the index and this share of the keys and values.
+inline std::shared_ptr<const CudaContext> upload_share(Operations& cuda, const Indexed& context, double share) {
+  const ModelInfo& model = context.view.model;
+  const int64_t kv_bytes = int64_t{model.n_layers} * model.n_kv_heads * context.n_tokens * 4 * model.head_dim;
+  for (int64_t index_bytes = kv_bytes / 16;; index_bytes += kv_bytes / 16) {
+    try {
+      (void)upload_context(cuda, context.view, index_bytes);
+    } catch (const Error&) {
+      continue;
+    }
+    return upload_context(cuda, context.view,
+                          index_bytes + static_cast<int64_t>(share * static_cast<double>(kv_bytes)));
+  }
+}
 
 }  // namespace squeeze

@@ -16,9 +16,9 @@ namespace {
 
 std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (const auto& cases :
-       {attend_decode_cases(), lookup_cases(), sketch_lookup_cases(), bench_call_cases(), kmeans_cases(),
-        attend_prefill_cases(), block_lookup_cases(), forward_ops_cases(), matmul_cases(), stream_cases()})
+  for (const auto& cases : {attend_decode_cases(), lookup_cases(), sketch_lookup_cases(), bench_call_cases(),
+                            kmeans_cases(), attend_prefill_cases(), block_lookup_cases(), forward_ops_cases(),
+                            matmul_cases(), row_cache_cases(), stream_cases()})
     all.insert(all.end(), cases.begin(), cases.end());
   return all;
 }

@@ -286,17 +286,16 @@ TEST_SUITE("cuda_attention") {
     }
   }
 
-  TEST_CASE(
-      "keys and values that do not fit the device stay with the host: the same bits, and the bytes that crossed") {
+  TEST_CASE("keys and values that do not fit stay with the host, what was read lately on the device: the same bits") {
     for (const bool bytes : {false, true}) {
       const Indexed context({.bytes = bytes});
       Device all(context);
       CHECK(n_layers_on_host(*all.uploaded) == 0);
       CHECK_THROWS_WITH_AS(upload_context(*all.operations, context.view, 1000),
                            doctest::Contains("MiB of device memory more than --device-memory allows"), Error);
-      int64_t last = 2;
-      std::set<int64_t> seen;
-      for (int64_t limit = 2000; limit < int64_t{1} << 30; limit += limit / 8) {
+      std::set<std::pair<int64_t, int>> seen;  // layers on the host, quarters of them that are cached
+      double last = 0;
+      for (int64_t limit = 2000; limit < int64_t{1} << 30; limit += limit / 12) {
         Device device(context);
         try {
           device.uploaded = upload_context(*device.operations, context.view, limit);
@@ -305,21 +304,47 @@ TEST_SUITE("cuda_attention") {
           continue;
         }
         const int64_t n_on_host = n_layers_on_host(*device.uploaded);
-        CHECK(n_on_host <= last);
-        last = n_on_host;
-        if (!seen.insert(n_on_host).second) continue;
+        const double cached = cached_share(*device.uploaded);
+        const double on_device = 1 - double(n_on_host) / 2 * (1 - cached);
+        CHECK(on_device >= last - 0.1);  // a whole layer more costs the other one's cache its tables
+        last = on_device;
+        if (!seen.insert({n_on_host, int(4 * cached)}).second) continue;
         for (const Rules& rules : {dense_rules(), context.rules("sparsity", 0.8), context.rules("budget", 0.5)}) {
-          const Run expected = all.run(rules, Rest::mean, 4), found = device.run(rules, Rest::mean, 4);
+          const auto attention = device.attention(rules, Rest::mean, 4);
+          const Run expected = all.run(rules, Rest::mean, 4), found = device.run(*attention),
+                    again = device.run(*attention);
           CHECK(found.out == expected.out);
+          CHECK(again.out == expected.out);
           check_same_bytes_read(found.usage, expected.usage);
-          CHECK(expected.usage.bytes_from_host == 0);
-          CHECK(found.usage.bytes_from_host <= found.usage.bytes_read);
-          CHECK((found.usage.bytes_from_host > 0) == (n_on_host > 0));
+          CHECK(expected.usage.bytes_from_host + expected.usage.bytes_cached == 0);
+          const int64_t on_host = found.usage.bytes_from_host + found.usage.bytes_cached;
+          CHECK(again.usage.bytes_from_host + again.usage.bytes_cached == on_host);
+          CHECK(on_host <= found.usage.bytes_read);
+          CHECK((on_host > 0) == (n_on_host > 0));
+          CHECK((found.usage.bytes_cached > 0) == (n_on_host > 0 && cached > 0));
+          if (cached == 1) CHECK(again.usage.bytes_from_host <= found.usage.bytes_from_host);
         }
-        const Run dense = device.run(dense_rules(), Rest::drop, 4);  // layers are alike
-        CHECK(2 * dense.usage.bytes_from_host == n_on_host * dense.usage.bytes_read);
       }
-      CHECK(seen == std::set<int64_t>{0, 1, 2});
+      CHECK(seen.contains({2, 0}));
+      CHECK(seen.contains({2, 1}));
+      CHECK(seen.contains({1, 2}));
+      CHECK(*seen.begin() == std::pair<int64_t, int>{0, 0});
+    }
+  }
+
+  TEST_CASE("a cache with room for what is chosen again and again is read instead of the bus") {
+    const Indexed context;
+    Device device(context);
+    int64_t last = -1;
+    for (const double share : {0.1, 0.3, 0.6}) {
+      device.uploaded = upload_share(*device.operations, context, share);
+      const auto attention = device.attention(context.rules("sparsity", 0.8), Rest::mean, 4);
+      (void)device.run(*attention);
+      const Usage usage = device.run(*attention).usage;
+      const double on_bus = double(usage.bytes_from_host) / double(usage.bytes_read);
+      if (last >= 0) CHECK(usage.bytes_from_host < last);
+      if (share == 0.6) CHECK(on_bus < 0.3);
+      last = usage.bytes_from_host;
     }
   }
 

@@ -35,11 +35,13 @@ ModelConfig config_of(const ModelInfo& model) {
 // Three requests on one device; everything that comes back is kept.
 class Requests {
  public:
-  Requests(const Indexed& context, const MadeWeights& made, const Rules& rules, Rest rest, bool graphs)
+  // share: of the keys and values that the device has room for.
+  Requests(const Indexed& context, const MadeWeights& made, const Rules& rules, Rest rest, bool graphs,
+           double share = 2)
       : context_(context),
         model_(config_of(context.view.model), made.weights, cuda_operations(graphs)),
         attentions_(
-            cuda_attentions(model_.operations(), upload_context(model_.operations(), context.view), rules, rest, 4, 3)),
+            cuda_attentions(model_.operations(), upload_share(model_.operations(), context, share), rules, rest, 4, 3)),
         lengths_(3) {}
 
   void prompt(size_t request, int64_t n_tokens) {
@@ -96,6 +98,7 @@ void check_same(const Usage& x, const Usage& y) {
   CHECK(x.bytes_read == y.bytes_read);
   CHECK(x.bytes_dense == y.bytes_dense);
   CHECK(x.bytes_from_host == y.bytes_from_host);
+  CHECK(x.bytes_cached == y.bytes_cached);
 }
 
 }  // namespace
@@ -150,6 +153,25 @@ TEST_SUITE("cuda_decode") {
         for (size_t r = 0; r < 3; ++r) check_same(replayed.usage(r), launched.usage(r));
         CHECK(launched.n_replays() == 0);
         CHECK(replayed.n_replays() >= 12);  // of 23 steps; the first of each kind, and where memory moves, are launched
+      }
+    }
+  }
+
+  TEST_CASE("replayed steps read keys and values of the host through the cache, as launched ones do") {
+    const Indexed context({.group = 4});
+    const MadeWeights made(config_of(context.view.model));
+    for (const auto& [name, value] : {std::pair{"sparsity", 0.8}, {"budget", 0.4}}) {
+      const Rules rules = context.rules(name, value);
+      Requests all(context, made, rules, Rest::mean, true), launched(context, made, rules, Rest::mean, false, 0.3),
+          replayed(context, made, rules, Rest::mean, true, 0.3);
+      for (Requests* each : {&all, &launched, &replayed}) answer(*each);
+      CHECK(launched.logits() == all.logits());
+      CHECK(replayed.logits() == all.logits());
+      CHECK(replayed.n_replays() >= 12);
+      for (size_t r = 0; r < 3; ++r) {
+        check_same(replayed.usage(r), launched.usage(r));
+        CHECK(replayed.usage(r).bytes_cached > 0);
+        CHECK(replayed.usage(r).bytes_from_host > 0);
       }
     }
   }

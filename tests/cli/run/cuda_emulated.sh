@@ -22,7 +22,9 @@ run --device cuda --budget 20% --no-graph three.jsonl | texts | cmp - alone.txt 
 head -c 900 "$EXAMPLES/documents/short/doc_00.txt" > start.txt
 squeeze-dump-emulated --device cuda --model "$EXAMPLES/model" --context start.txt --window 16 -o start.kv.h5 -q | sed 's/; .*//; s/^[0-9.]* s.*/done/'
 squeeze-build-emulated --device cuda start.kv.h5 --window 16 --leaf 10% -o start.sqz.h5 -q > /dev/null
-squeeze-inspect start.sqz.h5 --queries start.kv.h5 --verify | tail -n 1
+squeeze-inspect-emulated start.sqz.h5 --queries start.kv.h5 --verify --device cuda | tail -n 5
+squeeze-inspect-emulated "$FIXTURE/short.sqz.h5" --queries "$FIXTURE/short.kv.h5" --verify --device cuda | tail -n 4
+try squeeze-inspect-emulated start.sqz.h5 --device cuda
 try run --device cuda --policy quest:0.1 question.jsonl
 try run --device cuda --device-memory 10K question.jsonl
 try run --device cuda --device-memory some question.jsonl
