@@ -5,6 +5,7 @@
 #include "lib/attention/dense_cache.hpp"
 #include "lib/core/error.hpp"
 #include "lib/core/parallel.hpp"
+#include "lib/model/sampler.hpp"
 
 namespace squeeze {
 namespace {
@@ -85,6 +86,16 @@ TEST_SUITE("transformer") {
                                transformer.forward({&own.token, 1}, own.position, *alone[static_cast<size_t>(i)])));
             }
           }
+          std::vector<SequenceToken> batch, other;
+          for (size_t i = 0; i < lengths.size(); ++i) {
+            batch.push_back({tokens[0], lengths[i] + 3, together[i].get()});
+            other.push_back({tokens[0], lengths[i] + 3, alone[i].get()});
+          }
+          const TensorView logits = transformer.forward_each(batch);
+          std::vector<int32_t> best;
+          for (int64_t i = 0; i < n; ++i) best.push_back(greedy_token({logits[i].f32(), size_t(logits.size(1))}));
+          const std::span<const int32_t> chosen = transformer.greedy_each(other);
+          CHECK(std::vector<int32_t>(chosen.begin(), chosen.end()) == best);
         }
         CHECK_THROWS_AS((void)transformer.forward_each({}), Error);
       }

@@ -1,6 +1,8 @@
 // Requests as calls of the library.
 #include "tools/session.hpp"
 
+#include <algorithm>
+
 #include "lib/attention/cuda_attention.hpp"
 #include "lib/core/elapsed.hpp"
 #include "tools/context_source.hpp"
@@ -67,6 +69,12 @@ double Session::step(const std::vector<Generating*>& requests) {
   const auto start = std::chrono::steady_clock::now();
   std::vector<SequenceToken> tokens;
   for (const Generating* request : requests) tokens.push_back(request->next());
+  if (std::ranges::all_of(requests, &Generating::greedy)) {
+    const std::span<const int32_t> chosen = transformer_.greedy_each(tokens);
+    const double ms = ms_since(start);
+    for (size_t i = 0; i < requests.size(); ++i) requests[i]->take(chosen[i], ms);
+    return ms;
+  }
   const TensorView logits = transformer_.forward_each(tokens);
   const double ms = ms_since(start);
   for (size_t i = 0; i < requests.size(); ++i) {

@@ -21,6 +21,10 @@ void attend_decode(const AttendDecodeArgs& args, Stream stream) {
   if (float_type != DType::bf16 && float_type != DType::f16) {
     throw std::invalid_argument("attend_decode: expected keys and values of f16 or bf16, or i8 beside one of these");
   }
+  if (args.slot_of && (args.n_tokens > kMostCachedRows || args.n_slots > kMostCachedRows)) {
+    throw std::invalid_argument("attend_decode: expected copies of rows below 2^30, found " +
+                                std::to_string(args.n_slots) + " of " + std::to_string(args.n_tokens));
+  }
   AttendDecodeArgs a = args;
   if (a.heads_per_token == 0) a.heads_per_token = a.group;
   if (a.n_tails == 0) a.n_tails = a.n_works;

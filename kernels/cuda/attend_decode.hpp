@@ -9,7 +9,8 @@
 
 namespace squeeze::cuda {
 
-inline constexpr int kMaxGroup = 16;  // query heads per KV head
+inline constexpr int kMaxGroup = 16;             // query heads per KV head
+inline constexpr int kMostCachedRows = 1 << 30;  // of a KV head, that may have copies
 
 // Softmax attention of `group` query heads over the union of three parts, each of which may be empty. All pointers are
 // device memory; keys, values and value means have rows of head_dim, 16-byte aligned. Counts are read

@@ -7,7 +7,7 @@
 namespace squeeze::cuda {
 
 inline constexpr int kUnitRows = 16;
-inline constexpr int kCachedRow = 1 << 30;  // in the number of a row: that of its copy's slot
+inline constexpr int kCachedRow = kMostCachedRows;  // in the number of a row: that of its copy's slot
 
 // kBytes: keys and values of the context are bytes with scales; those of the tail, and value means, are of type T.
 template <class TElement, bool kByteRows, int kHeadDim, bool kSplitRows, int kNumWarps, int kNumStages>

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kGreedyThreads = 1024;
+constexpr int kMaxWarps = kGreedyThreads / kWarpSize;
 
 __device__ inline float load(const void* data, DType dtype, int64_t i) {
   if (dtype == DType::f32) return static_cast<const float*>(data)[i];
@@ -170,22 +172,38 @@ __global__ void __launch_bounds__(kThreads) count_kernel(CountArgs a) {
   if (threadIdx.x % kWarpSize == 0) atomic_add(a.totals_of[request] + a.slots[i_count], sum);
 }
 
-struct ArgmaxArgs {
+struct GreedyArgs {
   const float* x;
   int64_t size;
   int32_t* out;
 };
-__global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
-  auto* of_warps = reinterpret_cast<Best*>(shared_memory());
+struct GreedyShared {
+  Best best[kMaxWarps];
+  bool refused[kMaxWarps];
+};
+// A block per row.
+__global__ void __launch_bounds__(kGreedyThreads) greedy_kernel(GreedyArgs a) {
+  auto& shared = *reinterpret_cast<GreedyShared*>(shared_memory());
   const float* x = a.x + static_cast<int64_t>(blockIdx.x) * a.size;
   Best own;
-  for (int64_t c = threadIdx.x; c < a.size; c += kThreads) own.add(x[c], static_cast<int32_t>(c));
+  bool refused = false;
+  for (int64_t c = threadIdx.x; c < a.size; c += kGreedyThreads) {
+    own.add(x[c], static_cast<int32_t>(c));
+    refused = refused || !(x[c] < INFINITY);  // NaN too
+  }
   for (int other = 1; other < kWarpSize; other *= 2) own.add_lane(other);
-  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = own;
+  refused = __any_sync(kAllLanes, refused) != 0;
+  if (threadIdx.x % kWarpSize == 0) {
+    shared.best[threadIdx.x / kWarpSize] = own;
+    shared.refused[threadIdx.x / kWarpSize] = refused;
+  }
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (int w = 1; w < kWarps; ++w) own.add(of_warps[w].score, of_warps[w].index);
-  a.out[blockIdx.x] = own.index;
+  for (int w = 1; w < kGreedyThreads / kWarpSize; ++w) {
+    own.add(shared.best[w].score, shared.best[w].index);
+    refused = refused || shared.refused[w];
+  }
+  a.out[blockIdx.x] = refused || own.score == -INFINITY ? -1 : own.index;
 }
 
 void regroup(const RegroupArgs& args, bool to_blocks, Stream stream) {
@@ -261,11 +279,11 @@ void add_counts(const CountArgs& args, Stream stream) {
          args);
 }
 
-void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream) {
+void greedy(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream) {
   if (n == 0) return;
-  launch(argmax_kernel,
-         {.grid_x = static_cast<unsigned>(n), .threads = kThreads, .shared_bytes = kWarps * sizeof(Best)}, stream,
-         ArgmaxArgs{x, size, out});
+  launch(greedy_kernel,
+         {.grid_x = static_cast<unsigned>(n), .threads = kGreedyThreads, .shared_bytes = sizeof(GreedyShared)}, stream,
+         GreedyArgs{x, size, out});
 }
 
 }  // namespace squeeze::cuda

@@ -92,7 +92,8 @@ struct CountArgs {
 };
 void add_counts(const CountArgs& args, Stream stream);
 
-// out[i]: the index of the largest element of row i, the lowest of equals; -1 if all are NaN. x: f32 [n, size].
-void argmax(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream);
+// out[i]: the index of the largest element of row i, the lowest of equals; -1 if one is NaN or +infinity, or all are
+// -infinity. x: f32 [n, size].
+void greedy(const float* x, int64_t n, int64_t size, int32_t* out, Stream stream);
 
 }  // namespace squeeze::cuda

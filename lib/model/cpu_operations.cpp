@@ -5,6 +5,7 @@
 #include "lib/core/parallel.hpp"
 #include "lib/model/linear.hpp"
 #include "lib/model/operations.hpp"
+#include "lib/model/sampler.hpp"
 
 namespace squeeze {
 namespace {
@@ -92,8 +93,16 @@ class CpuOperations final : public Operations {
     squeeze::causal_attention(queries, parts, softmax_scale, scratch_, out);
   }
 
+  void choose(TensorView logits) override {
+    chosen_.clear();
+    const auto vocab = static_cast<size_t>(logits.size(1));
+    for (int64_t i = 0; i < logits.size(0); ++i) chosen_.push_back(greedy_token({logits[i].f32(), vocab}));
+  }
+  std::span<const int32_t> chosen() override { return chosen_; }
+
  private:
   Precision precision_;
+  std::vector<int32_t> chosen_;
   LinearInput input_;
   Tensor normed_;
   CausalScratch scratch_;

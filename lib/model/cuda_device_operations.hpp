@@ -31,6 +31,8 @@ class CudaOperations final : public Operations {
   void rotate(const HeadRotation& rotation) override;
   void add(TensorView delta, float* x) override;
   void store_rows(TensorView rows, int64_t first_row, Tensor& cache) override;
+  void choose(TensorView logits) override;
+  std::span<const int32_t> chosen() override;
   void prepare(std::span<const int32_t> tokens, std::span<const int64_t> positions, const Rope& rope,
                int64_t head_dim) override;
   void repeat(const std::vector<const void*>& key, const std::function<void()>& compute) override;
@@ -57,7 +59,8 @@ class CudaOperations final : public Operations {
   Tensor input_{cuda_memory()};  // bf16
   Angles angles_;
   std::vector<int32_t> tokens_;  // that were embedded last
-  CudaBuffer<int32_t> own_tokens_, n_rows_;
+  std::vector<int32_t> chosen_;
+  CudaBuffer<int32_t> own_tokens_, own_chosen_, n_rows_;
   CudaWorkspace workspace_;
 };
 

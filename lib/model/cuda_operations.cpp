@@ -137,6 +137,16 @@ void CudaOperations::rotate(const HeadRotation& rotation) {
   rotate_heads(rotation.keys, rotation.key_norm, rotation);
 }
 
+void CudaOperations::choose(TensorView logits) {
+  chosen_.resize(static_cast<size_t>(logits.size(0)));
+  cuda::greedy(logits.f32(), logits.size(0), logits.size(1), own_chosen_.resized(chosen_.size()), stream_.get());
+}
+
+std::span<const int32_t> CudaOperations::chosen() {
+  stream_.download(own_chosen_.data(), chosen_.size() * sizeof(int32_t), chosen_.data());
+  return chosen_;
+}
+
 void CudaOperations::prepare(std::span<const int32_t> tokens, std::span<const int64_t> positions, const Rope& rope,
                              int64_t head_dim) {
   set_tokens(tokens);

@@ -101,14 +101,22 @@ struct Generating::State {
   }
 
   // The last token of an answer is not computed: nothing would follow it.
-  void choose(std::span<const float> logits) {
-    token = sampler.next(logits);
+  void choose(std::span<const float> logits) { add(sampler.next(logits)); }
+  void add(int32_t chosen) {
+    token = chosen;
     ++n_chosen;
     if (!answer.add(token)) {
       result.finish_reason = "stop";
     } else if (n_chosen == max_tokens) {
       result.finish_reason = "length";
     }
+  }
+
+  // A forward pass of one token.
+  void count(double ms) {
+    ++position;
+    ++n_decoded;
+    decode_ms += ms;
   }
 
   Attention& attention;
@@ -153,11 +161,16 @@ bool Generating::done() const { return !state_->result.finish_reason.empty(); }
 
 SequenceToken Generating::next() const { return {state_->token, state_->position, &state_->attention}; }
 
+bool Generating::greedy() const { return state_->sampler.greedy(); }
+
 void Generating::take(std::span<const float> logits, double ms) {
-  ++state_->position;
-  ++state_->n_decoded;
-  state_->decode_ms += ms;
+  state_->count(ms);
   state_->choose(logits);
+}
+
+void Generating::take(int32_t chosen, double ms) {
+  state_->count(ms);
+  state_->add(chosen);
 }
 
 Generation Generating::finish() {

@@ -60,6 +60,8 @@ class Generating {
   SequenceToken next() const;  // unless done: the token to be computed
   // Its logits, f32 [vocab] on the host. ms: what the forward pass took.
   void take(std::span<const float> logits, double ms);
+  bool greedy() const;  // then what follows may be chosen elsewhere (Transformer::greedy_each):
+  void take(int32_t chosen, double ms);
   Generation finish();  // when done, once
 
  private:

@@ -62,6 +62,11 @@ class Operations {
   // Rows [n, n_heads, head_dim] (f32) as rows [first_row, first_row + n) of a cache [n_heads, capacity, head_dim],
   // rounded to its type.
   virtual void store_rows(TensorView rows, int64_t first_row, Tensor& cache) = 0;
+  // The token with the largest logit of each row, f32 [n, vocab], the lowest of equals; chosen() waits for them (host).
+  // Negative where check_logits (sampler.hpp) throws, which this may do itself.
+  virtual void choose(TensorView logits) = 0;
+  virtual std::span<const int32_t> chosen() = 0;
+
   // What embed() and rotate() of these tokens read of the host is made ready beforehand, for repeat().
   virtual void prepare(std::span<const int32_t> /*tokens*/, std::span<const int64_t> /*positions*/,
                        const Rope& /*rope*/, int64_t /*head_dim*/) {}

@@ -19,12 +19,6 @@ double next_uniform(uint64_t& state) {
   return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
-// The lowest id among the largest logits.
-int32_t greedy(std::span<const float> logits) {
-  const auto best = std::max_element(logits.begin(), logits.end());
-  return static_cast<int32_t>(best - logits.begin());
-}
-
 }  // namespace
 
 void check_logits(std::span<const float> logits) {
@@ -38,6 +32,12 @@ void check_logits(std::span<const float> logits) {
   if (!has_finite) fail("the model's logits leave no token to choose from");
 }
 
+int32_t greedy_token(std::span<const float> logits) {
+  check_logits(logits);
+  const auto best = std::max_element(logits.begin(), logits.end());
+  return static_cast<int32_t>(best - logits.begin());
+}
+
 Sampler::Sampler(const SamplingOptions& options) : options_(options), state_(options.seed) {
   if (!(options.temperature >= 0) || !std::isfinite(options.temperature)) {
     fail("the temperature must be 0 (greedy) or a positive number, found {}", options.temperature);
@@ -47,8 +47,8 @@ Sampler::Sampler(const SamplingOptions& options) : options_(options), state_(opt
 }
 
 int32_t Sampler::next(std::span<const float> logits) {
+  if (greedy()) return greedy_token(logits);
   check_logits(logits);
-  if (options_.temperature == 0) return greedy(logits);
   candidates_.clear();
   for (size_t id = 0; id < logits.size(); ++id) candidates_.emplace_back(logits[id], static_cast<int32_t>(id));
   const bool keeps_all = options_.top_k == 0 || static_cast<size_t>(options_.top_k) >= candidates_.size();

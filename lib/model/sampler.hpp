@@ -17,11 +17,15 @@ struct SamplingOptions {
 // Throws if a logit is NaN or +infinity, or if all are -infinity (which marks a token that cannot be chosen).
 void check_logits(std::span<const float> logits);
 
+// The lowest id among the largest logits. Throws as check_logits does.
+int32_t greedy_token(std::span<const float> logits);
+
 class Sampler {
  public:
   explicit Sampler(const SamplingOptions& options);
   // Throws as check_logits does.
   int32_t next(std::span<const float> logits);
+  bool greedy() const { return options_.temperature == 0; }
 
  private:
   SamplingOptions options_;

@@ -1,10 +1,12 @@
 // The forward pass: pre-norm attention and SwiGLU blocks over residual hidden states in float32.
 #include "lib/model/transformer.hpp"
 
+#include <algorithm>
 #include <numeric>
 
 #include "lib/core/error.hpp"
 #include "lib/core/scratch.hpp"
+#include "lib/model/sampler.hpp"
 
 namespace squeeze {
 namespace {
@@ -59,6 +61,7 @@ struct Transformer::Impl {
   void run_layer(const Layer& layer, std::span<const int64_t> at, float* x, const Attend& attend);
   // Of the n tokens from `row` on.
   AttentionInput input(int layer, int64_t row, int64_t n) const;
+  void run_step(std::span<const SequenceToken> tokens, bool choose);
   TensorView attend_each(int layer, std::span<Attention* const> attentions);
   TensorView attend_step(int layer, Attention& any);
   void run_mlp(const Layer& layer, TensorView x);
@@ -184,36 +187,50 @@ TensorView Transformer::Impl::attend_step(int layer, Attention& any) {
   return attended;
 }
 
-TensorView Transformer::forward_each(std::span<const SequenceToken> tokens) const {
+// Leaves logits; choose: and asks for the best of each.
+void Transformer::Impl::run_step(std::span<const SequenceToken> tokens, bool choose) {
   if (tokens.empty()) fail("a forward pass needs at least one token");
-  Impl& impl = *impl_;
   std::vector<int32_t> ids;
   std::vector<Attention*> attentions;
-  impl.positions.clear();
+  positions.clear();
   for (const SequenceToken& token : tokens) {
-    check_length(token.position + 1);
-    impl.check_token(token.token);
+    check_token(token.token);
     ids.push_back(token.token);
-    impl.positions.push_back(token.position);
+    positions.push_back(token.position);
     attentions.push_back(token.attention);
   }
-  const bool at_once = attentions[0]->begin_step(attentions, impl.positions);
+  const bool at_once = attentions[0]->begin_step(attentions, positions);
   const auto compute = [&] {
-    impl.ops->embed(impl.embedding, ids, impl.hidden);
-    for (int layer = 0; layer < config().n_layers; ++layer) {
-      impl.run_layer(impl.layers[static_cast<size_t>(layer)], impl.positions, impl.hidden.f32(), [&] {
-        return at_once ? impl.attend_step(layer, *attentions[0]) : impl.attend_each(layer, attentions);
-      });
+    ops->embed(embedding, ids, hidden);
+    for (int layer = 0; layer < config.n_layers; ++layer) {
+      run_layer(layers[static_cast<size_t>(layer)], positions, hidden.f32(),
+                [&] { return at_once ? attend_step(layer, *attentions[0]) : attend_each(layer, attentions); });
     }
-    impl.compute_logits(impl.hidden);
+    compute_logits(hidden);
+    if (choose) ops->choose(logits);
   };
-  if (at_once) {
-    impl.ops->prepare(ids, impl.positions, impl.rope, config().head_dim);
-    impl.ops->repeat({attentions.begin(), attentions.end()}, compute);
-  } else {
-    compute();
+  if (!at_once) return compute();
+  ops->prepare(ids, positions, rope, config.head_dim);
+  std::vector<const void*> key(attentions.begin(), attentions.end());
+  if (choose) key.push_back(this);
+  ops->repeat(key, compute);
+}
+
+TensorView Transformer::forward_each(std::span<const SequenceToken> tokens) const {
+  for (const SequenceToken& token : tokens) check_length(token.position + 1);
+  impl_->run_step(tokens, false);
+  return operations().download(impl_->logits);
+}
+
+std::span<const int32_t> Transformer::greedy_each(std::span<const SequenceToken> tokens) const {
+  for (const SequenceToken& token : tokens) check_length(token.position + 1);
+  impl_->run_step(tokens, true);
+  const std::span<const int32_t> chosen = operations().chosen();
+  if (std::ranges::any_of(chosen, [](int32_t token) { return token < 0; })) {
+    const TensorView all = operations().download(impl_->logits);
+    for (int64_t i = 0; i < all.size(0); ++i) check_logits({all[i].f32(), static_cast<size_t>(all.size(1))});
   }
-  return impl.ops->download(impl.logits);
+  return chosen;
 }
 
 void Transformer::Impl::compute_logits(TensorView states) {

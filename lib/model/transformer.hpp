@@ -51,6 +51,10 @@ class Transformer {
   // host. Every sequence has an attention of its own.
   TensorView forward_each(std::span<const SequenceToken> tokens) const;
 
+  // The same, then the token with the largest logit of each, the lowest of equals: logits stay where they are computed.
+  // Throws as check_logits (sampler.hpp) does.
+  std::span<const int32_t> greedy_each(std::span<const SequenceToken> tokens) const;
+
   // All layers over consecutive tokens: f32 [n, hidden], what logits() takes. Throws if there are no tokens.
   TensorView hidden_states(std::span<const int32_t> tokens, int64_t first_position, Attention& attention) const;
   // The same, then the logits of the last token, f32 [1, vocab], or of all tokens, f32 [n, vocab].

@@ -8,6 +8,7 @@
 #include "lib/core/error.hpp"
 #include "lib/model/cuda_device_operations.hpp"
 #include "lib/model/cuda_operations.hpp"
+#include "lib/model/sampler.hpp"
 #include "lib/model/transformer.hpp"
 #include "tests/cuda/indexed_context.hpp"
 #include "tests/made_weights.hpp"
@@ -58,13 +59,16 @@ class Requests {
       tokens.push_back({int32_t(lengths_[r] * 7 % 70), context_.n_tokens + lengths_[r], attentions_[r].get()});
       ++lengths_[r];
     }
-    keep(model_.forward_each(tokens));
+    if (!greedy) return keep(model_.forward_each(tokens));
+    for (const int32_t token : model_.greedy_each(tokens)) tokens_.push_back(token);
   }
   void steps(int n, const std::vector<size_t>& requests) {
     for (int i = 0; i < n; ++i) step(requests);
   }
 
+  bool greedy = false;  // steps keep tokens, not logits
   const std::vector<float>& logits() const { return logits_; }
+  const std::vector<int32_t>& tokens() const { return tokens_; }
   Usage usage(size_t request) const { return attentions_[request]->usage(); }
   int64_t n_replays() const { return dynamic_cast<CudaOperations&>(model_.operations()).stream().n_replays(); }
 
@@ -76,6 +80,7 @@ class Requests {
   std::vector<std::unique_ptr<TailAttention>> attentions_;
   std::vector<int64_t> lengths_;  // after the context
   std::vector<float> logits_;
+  std::vector<int32_t> tokens_;
 };
 
 // Requests that come and go: alone, together, a prompt between two steps, tails that outgrow their memory.
@@ -174,6 +179,39 @@ TEST_SUITE("cuda_decode") {
         CHECK(replayed.usage(r).bytes_from_host > 0);
       }
     }
+  }
+
+  TEST_CASE("tokens chosen on the device are those of the logits; logits that are not finite are refused") {
+    const Indexed context({.group = 4});
+    MadeWeights made(config_of(context.view.model));
+    Requests by_logits(context, made, dense_rules(), Rest::drop, true),
+        by_token(context, made, dense_rules(), Rest::drop, true);
+    by_token.greedy = true;
+    for (Requests* each : {&by_logits, &by_token}) {
+      each->prompt(0, 4);
+      each->prompt(1, 5);
+    }
+    const size_t n_before = by_logits.logits().size();
+    for (Requests* each : {&by_logits, &by_token}) {
+      each->steps(3, {0});
+      each->steps(3, {0, 1});
+    }
+    CHECK(by_token.n_replays() == 4);
+    constexpr size_t kVocab = 70;
+    std::vector<int32_t> expected;
+    for (size_t row = n_before; row < by_logits.logits().size(); row += kVocab) {
+      expected.push_back(greedy_token({by_logits.logits().data() + row, kVocab}));
+    }
+    CHECK(expected.size() == 9);
+    CHECK(by_token.tokens() == expected);
+
+    Tensor norm = Tensor::zeros(DType::f32, made.weights.final_norm.shape());
+    norm.f32()[3] = NAN;
+    made.weights.final_norm = norm;
+    Requests broken(context, made, dense_rules(), Rest::drop, true);
+    broken.greedy = true;
+    broken.prompt(0, 4);
+    CHECK_THROWS_WITH_AS(broken.step({0}), doctest::Contains("logits are not finite"), Error);
   }
 
   TEST_CASE("a step that fails leaves the next request right") {

@@ -276,25 +276,23 @@ void check_append_each() {
   }
 }
 
-void check_argmax() {
+void check_greedy() {
   Random random(6);
-  constexpr int kSize = 1000;
-  std::vector<float> x = random.normals(5 * kSize);
-  x[700] = x[30] = x[701] = 50;                              // equals: the lowest
-  std::fill(x.begin() + kSize, x.begin() + 2 * kSize, NAN);  // nothing
-  x[2 * kSize] = NAN;                                        // NaN never wins
-  std::fill(x.begin() + 3 * kSize, x.begin() + 4 * kSize, -INFINITY);
+  constexpr int kSize = 3000, kRows = 8;
+  std::vector<float> x = random.normals(kRows * kSize);
+  const auto row = [&](int i) { return x.begin() + i * kSize; };
+  row(0)[2700] = row(0)[1030] = row(0)[1031] = 50;  // equals: the lowest
+  row(1)[2999] = NAN;                               // refused, wherever it is
+  row(2)[0] = NAN;
+  row(3)[1700] = INFINITY;
+  std::fill(row(4), row(5), -INFINITY);      // nothing to choose
+  std::fill(row(5), row(6) - 1, -INFINITY);  // one
+  row(6)[5] = -INFINITY;
   const DeviceArray<float> device_x(x);
-  const DeviceArray<int32_t> out(5);
-  cuda::argmax(device_x.data(), 5, kSize, out.data(), nullptr);
-  const std::vector<int32_t> found = out.host();
-  const auto largest = [&](int row) {
-    int32_t at = 1;
-    for (int c = 1; c < kSize; ++c) at = x[size_t(row * kSize + c)] > x[size_t(row * kSize + at)] ? c : at;
-    return at;
-  };
-  expect(found[0] == 30 && found[1] == -1 && found[2] == largest(2) && found[3] == 0, "argmax of a row");
-  expect(found[4] == (x[4 * kSize] > x[size_t(4 * kSize + largest(4))] ? 0 : largest(4)), "argmax of random numbers");
+  const DeviceArray<int32_t> out(std::vector<int32_t>(kRows, kUnwritten));
+  cuda::greedy(device_x.data(), kRows, kSize, out.data(), nullptr);
+  const auto largest = [&](int i) { return int32_t(std::max_element(row(i), row(i + 1)) - row(i)); };
+  expect(out.host() == std::vector<int32_t>{1030, -1, -1, -1, -1, kSize - 1, largest(6), largest(7)}, "greedy");
 }
 
 }  // namespace
@@ -311,7 +309,7 @@ std::vector<Case> forward_ops_cases() {
       {"forward_ops: group_blocks, ungroup_blocks", check_regroup},
       {"forward_ops: add_counts", check_counts},
       {"forward_ops: append_each", check_append_each},
-      {"forward_ops: argmax", check_argmax},
+      {"forward_ops: greedy", check_greedy},
   };
 }
 

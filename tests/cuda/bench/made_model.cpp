@@ -203,7 +203,7 @@ void ModelStep::run(Stream stream) const {
   }
   normalise(stream);
   multiply_last(stream);
-  cuda::argmax(logits_.data(), n_, s.vocab, next_.data(), stream);
+  cuda::greedy(logits_.data(), n_, s.vocab, next_.data(), stream);
 }
 
 void ModelStep::attention_only(Stream stream) const {
