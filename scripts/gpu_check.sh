@@ -37,7 +37,7 @@ step build cmake --build build-gpu -j "$(nproc)"
 bin=build-gpu/bin
 step tests "$bin/cuda_tests"
 if command -v compute-sanitizer >/dev/null; then
-  for case in "attend_decode: bytes, dim 256" "attend_prefill: bytes, dim 64" "lookup: some clusters" "sketch_lookup: one bit" "forward_ops: append_each" "decode_call: sketches" "matvec: rows"; do
+  for case in "attend_decode: bytes, dim 256" "attend_prefill: bytes, dim 64" "lookup: some clusters" "sketch_lookup: one bit" "forward_ops: append_each" "decode_call: sketches" "matvec: rows" "row_cache: requests that share rows"; do
     name=${case%%:*}
     step "memcheck-$name" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/cuda_tests" "$case"
     step "racecheck-$name" compute-sanitizer --tool racecheck --error-exitcode 9 "$bin/cuda_tests" "$case"

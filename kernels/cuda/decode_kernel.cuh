@@ -130,7 +130,11 @@ void launch_config(const AttendDecodeArgs& a, Stream stream) {
   const DeviceLimits& limits = device_limits();
   const size_t shared_bytes = C::kSharedBytes + sizeof(int32_t) * (static_cast<size_t>(a.n_works) + 2);
   const size_t reserved = 1024;  // what the system takes of each block's
-  const size_t per_multiprocessor = limits.shared_bytes_per_multiprocessor / (shared_bytes + reserved);
+  const size_t by_memory = limits.shared_bytes_per_multiprocessor / (shared_bytes + reserved);
+  static const auto by_registers =
+      static_cast<size_t>(blocks_per_multiprocessor(attend_decode_kernel<C>, C::kThreads, 0));
+  const size_t per_multiprocessor = by_memory < by_registers ? by_memory : by_registers;
+  // All at once: a slice each, so that a block of a second wave would double the time.
   const size_t n_blocks =
       static_cast<size_t>(limits.n_multiprocessors) * (per_multiprocessor < 1 ? 1 : per_multiprocessor);
   launch(attend_decode_kernel<C>,

@@ -24,14 +24,19 @@ inline void check(cudaError_t status, const char* what) {
   }
 }
 
-// Blocks of a kernel that the device runs at once: as many as a cooperative launch may have.
+// Blocks of a kernel that one multiprocessor runs at once.
+template <class Args>
+int blocks_per_multiprocessor(void (*kernel)(Args), unsigned threads, size_t shared_bytes) {
+  int n = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernel, static_cast<int>(threads), shared_bytes),
+        "occupancy of a kernel");
+  return n;
+}
+
+// That the device does: as many as a cooperative launch may have.
 template <class Args>
 int resident_blocks(void (*kernel)(Args), unsigned threads, size_t shared_bytes) {
-  int per_multiprocessor = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, static_cast<int>(threads),
-                                                      shared_bytes),
-        "occupancy of a kernel");
-  return per_multiprocessor * device_limits().n_multiprocessors;
+  return blocks_per_multiprocessor(kernel, threads, shared_bytes) * device_limits().n_multiprocessors;
 }
 
 template <class Args>
@@ -51,6 +56,10 @@ void launch(void (*kernel)(Args), const LaunchShape& shape, Stream stream, Args 
 
 #else
 
+template <class Args>
+int blocks_per_multiprocessor(void (*)(Args), unsigned, size_t) {
+  return 2;
+}
 template <class Args>
 int resident_blocks(void (*)(Args), unsigned, size_t) {
   return device_limits().n_multiprocessors;
