@@ -1,6 +1,8 @@
 // Two indexed layers as a context, their calibration, and new tokens, for tests of attention on a CUDA device.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <memory>
 
 #include "lib/attention/cuda_attention.hpp"
@@ -75,6 +77,14 @@ inline std::shared_ptr<const CudaContext> upload_share(Operations& cuda, const I
     return upload_context(cuda, context.view,
                           index_bytes + static_cast<int64_t>(share * static_cast<double>(kv_bytes)));
   }
+}
+
+inline void check_same_bytes_read(const Usage& x, const Usage& y) {
+  CHECK(x.n_lookups == y.n_lookups);
+  CHECK(x.keys_clustered == y.keys_clustered);
+  CHECK(x.bytes_dense == y.bytes_dense);
+  CHECK(x.keys_selected == y.keys_selected);
+  CHECK(x.bytes_read == y.bytes_read);
 }
 
 }  // namespace squeeze

@@ -92,14 +92,6 @@ double distance(const Run& x, const Run& y) {
 // latter moves weights by 2^-6; roundings of single keys are independent and average out.
 constexpr double kBound = 0x1p-6;
 
-void check_same_bytes_read(const Usage& x, const Usage& y) {
-  CHECK(x.n_lookups == y.n_lookups);
-  CHECK(x.keys_clustered == y.keys_clustered);
-  CHECK(x.bytes_dense == y.bytes_dense);
-  CHECK(x.keys_selected == y.keys_selected);
-  CHECK(x.bytes_read == y.bytes_read);
-}
-
 }  // namespace
 
 TEST_SUITE("cuda_attention") {
