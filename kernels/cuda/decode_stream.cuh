@@ -128,69 +128,67 @@ class WarpStream {
     if (slot >= 0) next_row_ = slot | kCachedRow;
   }
 
+  // Rows of one head, and copies of some.
+  struct Source {
+    const void* rows;
+    int64_t first;
+    const void* copies = nullptr;
+    int64_t first_copy = 0;
+  };
+
   __device__ void copy_rows(Part part, uint16_t* stage) const {
     const int64_t head = work_ % a_.n_kv_heads;
-    if (part == Part::rest) {
-      copy_from(a_.value_means, head * a_.n_clusters, stage + kUnitRows * C::kStride);
-      return;
-    }
-    if (part == Part::tail) return copy_tail(work_ % a_.n_tails, stage);
-    const int64_t first = head * a_.n_tokens, first_slot = head * a_.n_slots;
-    if (C::kBytes) return a_.slot_of ? copy_bytes<true>(first, first_slot, stage) : copy_bytes<false>(first, 0, stage);
     uint16_t* values = stage + kUnitRows * C::kStride;
-    if (a_.slot_of) {
-      copy_cached(a_.keys, a_.cached_keys, first, first_slot, stage);
-      copy_cached(a_.values, a_.cached_values, first, first_slot, values);
-    } else {
-      copy_from(a_.keys, first, stage);
-      copy_from(a_.values, first, values);
-    }
+    if (part == Part::rest) return copy_from<false>({a_.value_means, head * a_.n_clusters}, values);
+    if (part == Part::tail) return copy_tail(work_ % a_.n_tails, stage, values);
+    a_.slot_of ? copy_context<true>(head, stage, values) : copy_context<false>(head, stage, values);
   }
 
-  // The same as copy_from, of rows that may have copies.
-  __device__ void copy_cached(const void* base, const void* cached, int64_t first_row, int64_t first_slot,
-                              uint16_t* to) const {
-    constexpr int kChunks = C::kDim / 8;
-#pragma unroll
-    for (int i = 0; i < kUnitRows * kChunks / kWarpSize; ++i) {
-      const int chunk = i * kWarpSize + lane_;
-      const int row = chunk / kChunks, column = chunk % kChunks * 8;
-      const int id = __shfl_sync(kAllLanes, next_row_, row);
-      copy_async_16(to + row * C::kStride + column, row_of<uint16_t>(id, base, cached, first_row, first_slot) + column,
-                    id >= 0);
+  __device__ void copy_tail(int tail, uint16_t* keys, uint16_t* values) const {
+    const bool own = a_.tail_keys_of != nullptr;
+    const int64_t first = own ? 0 : tail * a_.tail_capacity;
+    copy_from<false>({own ? a_.tail_keys_of[tail] : a_.tail_keys, first}, keys);
+    copy_from<false>({own ? a_.tail_values_of[tail] : a_.tail_values, first}, values);
+  }
+
+  // kCached: rows may have copies.
+  template <bool kCached>
+  __device__ void copy_context(int64_t head, uint16_t* stage, uint16_t* to_values) const {
+    const Source keys{a_.keys, head * a_.n_tokens, a_.cached_keys, head * a_.n_slots};
+    const Source values{a_.values, head * a_.n_tokens, a_.cached_values, head * a_.n_slots};
+    if constexpr (C::kBytes) {
+      copy_bytes<kCached>(keys, values, stage);
+    } else {
+      copy_from<kCached>(keys, stage);
+      copy_from<kCached>(values, to_values);
     }
   }
 
   // Where the row with this number begins; of an absent one, where row 0 does.
-  template <class T>
-  __device__ const T* row_of(int id, const void* base, const void* cached, int64_t first_row,
-                             int64_t first_slot) const {
-    const bool copied = id >= 0 && (id & kCachedRow) != 0;
-    const int64_t row = copied ? first_slot + (id & ~kCachedRow) : first_row + (id < 0 ? 0 : id);
-    return static_cast<const T*>(copied ? cached : base) + row * C::kDim;
+  template <bool kCached, class T>
+  __device__ static const T* row_of(int id, const Source& source) {
+    if constexpr (kCached) {
+      if (id >= 0 && (id & kCachedRow) != 0) {
+        return static_cast<const T*>(source.copies) + (source.first_copy + (id & ~kCachedRow)) * C::kDim;
+      }
+    }
+    return static_cast<const T*>(source.rows) + (source.first + (id < 0 ? 0 : id)) * C::kDim;
   }
 
-  __device__ void copy_tail(int tail, uint16_t* stage) const {
-    const bool own = a_.tail_keys_of != nullptr;
-    const int64_t first = own ? 0 : tail * a_.tail_capacity;
-    copy_from(own ? a_.tail_keys_of[tail] : a_.tail_keys, first, stage);
-    copy_from(own ? a_.tail_values_of[tail] : a_.tail_values, first, stage + kUnitRows * C::kStride);
-  }
-
-  __device__ void copy_from(const void* base, int64_t first_row, uint16_t* to) const {
+  template <bool kCached>
+  __device__ void copy_from(const Source& source, uint16_t* to) const {
     constexpr int kChunks = C::kDim / 8;  // of 16 bytes, per row
-    const auto* from = static_cast<const uint16_t*>(base);
 #pragma unroll
     for (int i = 0; i < kUnitRows * kChunks / kWarpSize; ++i) {
       const int chunk = i * kWarpSize + lane_;
       const int row = chunk / kChunks, column = chunk % kChunks * 8;
       const int id = __shfl_sync(kAllLanes, next_row_, row);
-      copy_async_16(to + row * C::kStride + column, from + (first_row + (id < 0 ? 0 : id)) * C::kDim + column, id >= 0);
+      copy_async_16(to + row * C::kStride + column, row_of<kCached, uint16_t>(id, source) + column, id >= 0);
     }
   }
 
   template <bool kCached>
-  __device__ void copy_bytes(int64_t first_row, int64_t first_slot, uint16_t* stage) const {
+  __device__ void copy_bytes(const Source& keys, const Source& values, uint16_t* stage) const {
     constexpr int kChunks = C::kDim / 16;
     const typename C::Bytes to_keys = byte_rows<C>(stage, 0), to_values = byte_rows<C>(stage, 1);
 #pragma unroll
@@ -199,17 +197,13 @@ class WarpStream {
       const int row = chunk / kChunks, column = chunk % kChunks * 16;
       const int id = __shfl_sync(kAllLanes, next_row_, row);
       const int to = row * C::Bytes::kStride + column;
-      const auto from = [&](const void* base, const void* cached) {
-        if constexpr (kCached) return row_of<char>(id, base, cached, first_row, first_slot) + column;
-        return static_cast<const char*>(base) + (first_row + (id < 0 ? 0 : id)) * C::kDim + column;
-      };
-      copy_async_16(to_keys.rows + to, from(a_.keys, a_.cached_keys), id >= 0);
-      copy_async_16(to_values.rows + to, from(a_.values, a_.cached_values), id >= 0);
+      copy_async_16(to_keys.rows + to, row_of<kCached, char>(id, keys) + column, id >= 0);
+      copy_async_16(to_values.rows + to, row_of<kCached, char>(id, values) + column, id >= 0);
     }
     const int row = lane_ % kUnitRows, id = __shfl_sync(kAllLanes, kCached ? scale_row_ : next_row_, row);
     const bool of_keys = lane_ < kUnitRows;
     copy_async_4((of_keys ? to_keys : to_values).scales + row,
-                 (of_keys ? a_.key_scales : a_.value_scales) + first_row + (id < 0 ? 0 : id), id >= 0);
+                 (of_keys ? a_.key_scales : a_.value_scales) + keys.first + (id < 0 ? 0 : id), id >= 0);
   }
 
   __device__ void add_unit(const Unit& unit, uint16_t* stage, const QueryFragments<C>& queries,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "lib/core/error.hpp"
 #include "lib/core/tensor.hpp"
 
 namespace squeeze {
@@ -38,7 +39,7 @@ class Attention {
   virtual bool begin_step(std::span<Attention* const> /*all*/, std::span<const int64_t> /*positions*/) { return false; }
   // attend() of all. `out` becomes f32 [n, n_query_heads, head_dim]. Operations::repeat may do it again for another
   // step of the same sequences.
-  virtual void attend_step(const StepInput& /*input*/, Tensor& /*out*/) {}
+  virtual void attend_step(const StepInput& /*input*/, Tensor& /*out*/) { fail("attention: no step was begun"); }
 
   // A sequence of this many tokens is to be expected: caches may make room for it at once.
   virtual void reserve(int64_t /*n_tokens*/) {}

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/forward_ops.hpp"
 #include "kernels/cuda/row_cache.hpp"
 #include "lib/attention/cuda_placement.hpp"
 
@@ -90,23 +89,16 @@ void CudaEngine::select_and_attend(int number, const CudaPlan* rule, int64_t* co
 
 void CudaEngine::read_through_cache(const CudaLayer& own, int64_t* const* totals_of, int64_t n_requests,
                                     cuda::AttendDecodeArgs& a) {
-  cuda::CountArgs count = {};
-  count.n = static_cast<int>(a.n_works / n_requests);
-  count.n_requests = static_cast<int>(n_requests);
-  count.totals_of = totals_of;
-  const auto add = [&](const int32_t* of_works, CudaCounts::Total total) {
-    count.counts[count.n_counts] = of_works;
-    count.slots[count.n_counts++] = total;
-  };
-  add(a.n_rows, CudaCounts::kHostRows);
+  CudaCounting counting(a.n_works, totals_of, n_requests);
+  counting.add(a.n_rows, CudaCounts::kHostRows, stream());
   if (own.cache.n_slots == 0) {
-    add(a.n_rows, CudaCounts::kFromHost);
+    counting.add(a.n_rows, CudaCounts::kFromHost, stream());
   } else {
     cache_rows(own, a);
-    add(n_copied_.data(), CudaCounts::kFromHost);
-    add(n_in_place_.data(), CudaCounts::kFromHost);
+    counting.add(n_copied_.data(), CudaCounts::kFromHost, stream());
+    counting.add(n_in_place_.data(), CudaCounts::kFromHost, stream());
   }
-  cuda::add_counts(count, stream().get());
+  counting.launch(stream());
 }
 
 void CudaEngine::cache_rows(const CudaLayer& own, cuda::AttendDecodeArgs& a) {

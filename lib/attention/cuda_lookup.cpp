@@ -1,7 +1,6 @@
 // Arguments of lookup() and sketch_lookup(), and the buffers between them.
 #include "lib/attention/cuda_lookup.hpp"
 
-#include "kernels/cuda/forward_ops.hpp"
 #include "kernels/cuda/lookup.hpp"
 #include "kernels/cuda/sketch_lookup.hpp"
 #include "lib/attention/cuda_placement.hpp"
@@ -120,26 +119,35 @@ void CudaLookup::choose_keys(const CudaLayer& layer, const CudaPlan& plan, const
   cuda::sketch_lookup(a, stream_.get());
 }
 
+CudaCounting::CudaCounting(int64_t n_works, int64_t* const* totals_of, int64_t n_requests) {
+  args_.n = static_cast<int>(n_works / n_requests);
+  args_.n_requests = static_cast<int>(n_requests);
+  args_.totals_of = totals_of;
+}
+
+void CudaCounting::add(const int32_t* of_works, CudaCounts::Total total, const CudaStream& stream) {
+  args_.counts[args_.n_counts] = of_works;
+  args_.slots[args_.n_counts++] = total;
+  if (args_.n_counts == cuda::CountArgs::kMost) launch(stream);
+}
+
+void CudaCounting::launch(const CudaStream& stream) {
+  if (args_.n_counts > 0) cuda::add_counts(args_, stream.get());
+  args_.n_counts = 0;
+}
+
 void CudaLookup::count(const CudaLayer& layer, const CudaPlan& plan, int64_t n_works, int64_t* const* totals_of,
                        int64_t n_requests) {
-  cuda::CountArgs a = {};
-  a.n = static_cast<int>(n_works / n_requests);
-  a.n_requests = static_cast<int>(n_requests);
-  a.totals_of = totals_of;
-  const auto add = [&](const int32_t* of_works, CudaCounts::Total total) {
-    a.counts[a.n_counts] = of_works;
-    a.slots[a.n_counts++] = total;
-    if (a.n_counts < cuda::CountArgs::kMost) return;
-    cuda::add_counts(a, stream_.get());
-    a.n_counts = 0;
-  };
-  add(n_rows_.data(), CudaCounts::kRows);
+  CudaCounting counting(n_works, totals_of, n_requests);
+  counting.add(n_rows_.data(), CudaCounts::kRows, stream_);
   for (size_t i = plan.first_level; i + 1 < layer.levels.size(); ++i) {
-    add(levels_[i].n_items.data(), CudaCounts::kScored);
+    counting.add(levels_[i].n_items.data(), CudaCounts::kScored, stream_);
   }
-  if (plan.sketches) add(n_candidates_.data(), CudaCounts::kSketches);
-  if (rest_ == Rest::mean) add((plan.sketches ? n_rest_after_ : n_rest_).data(), CudaCounts::kRest);
-  if (a.n_counts > 0) cuda::add_counts(a, stream_.get());
+  if (plan.sketches) counting.add(n_candidates_.data(), CudaCounts::kSketches, stream_);
+  if (rest_ == Rest::mean) {
+    counting.add((plan.sketches ? n_rest_after_ : n_rest_).data(), CudaCounts::kRest, stream_);
+  }
+  counting.launch(stream_);
 }
 
 CudaSelection CudaLookup::select(const CudaLayer& layer, const CudaPlan& plan, const float* queries, int64_t n_works,

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cuda/forward_ops.hpp"
 #include "lib/attention/cuda_plan.hpp"
 
 namespace squeeze {
@@ -42,6 +43,17 @@ class CudaCounts {
   int64_t scored_at_top_ = 0;  // centroids of first levels: all of them, every time
   int64_t pinned_ = 0;         // rows in the lists that were not selected
   int64_t codebook_bytes_ = 0;
+};
+
+// A launch that adds numbers of works up for each of their requests. n_works, totals_of: as CudaLookup::select.
+class CudaCounting {
+ public:
+  CudaCounting(int64_t n_works, int64_t* const* totals_of, int64_t n_requests);
+  void add(const int32_t* of_works, CudaCounts::Total total, const CudaStream& stream);  // launches what is full
+  void launch(const CudaStream& stream);                                                 // the rest
+
+ private:
+  cuda::CountArgs args_ = {};
 };
 
 class CudaLookup {
