@@ -43,6 +43,7 @@ AttentionMaker on_cuda(const PolicyOptions& options, const KvIndex& index, const
 AttentionMaker attention_maker(const PolicyOptions& options, const KvIndex& index, const CommonOptions& common) {
   if (common.cuda()) return on_cuda(options, index, common);
   if (!common.device_memory.empty()) fail_usage("--device-memory: without a device (--device cuda) there is none");
+  if (common.no_graph) fail_usage("--no-graph: without a device (--device cuda) there is none");
   return on_cpu(options, index);
 }
 

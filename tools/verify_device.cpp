@@ -44,16 +44,28 @@ class Steps {
     n_context_ = source.index.context().n_tokens();
   }
 
+  // As squeeze-run decodes: a device repeats recorded steps, so that what they read has to stay where it is.
   Attended run(Operations& operations, TailAttention& attention) const {
     Attended all;
+    const int64_t n_steps = std::min(kSteps, queries_[0].size(1));
     const Tensor new_row = operations.upload(Tensor::zeros(DType::f32, {1, model_.n_kv_heads, model_.head_dim}));
-    for (int64_t step = 0; step < std::min(kSteps, queries_[0].size(1)); ++step) {
+    std::vector<Tensor> recorded, own, out;  // per step and layer; per layer
+    for (int64_t step = 0; step < n_steps; ++step) {
+      for (const Tensor& layer : queries_) recorded.push_back(operations.upload(slice_dim1(layer, step, step + 1)));
+    }
+    for (size_t layer = 0; layer < queries_.size(); ++layer) {
+      own.push_back(operations.clone(TensorView(recorded[layer].data(), DType::f32, query_shape())));
+      out.emplace_back(operations.memory());
+    }
+    for (int64_t step = 0; step < n_steps; ++step) {
       attention.clear_tail();
-      for (int layer = 0; layer < model_.n_layers; ++layer) {
-        const Tensor own = operations.upload(slice_dim1(queries_[static_cast<size_t>(layer)], step, step + 1));
-        const TensorView queries(own.data(), DType::f32, {1, model_.n_query_heads, model_.head_dim});
-        const TensorView out = operations.download(attention.attend({layer, n_context_, queries, new_row, new_row}));
-        all.out.insert(all.out.end(), out.f32(), out.f32() + out.n_elements());
+      for (size_t layer = 0; layer < own.size(); ++layer) {
+        operations.copy(recorded[static_cast<size_t>(step) * own.size() + layer], own[layer].data());
+      }
+      attend(operations, attention, own, new_row, out);
+      for (const Tensor& layer : out) {
+        const TensorView found = operations.download(layer);
+        all.out.insert(all.out.end(), found.f32(), found.f32() + found.n_elements());
       }
       all.usage.add(attention.usage());
     }
@@ -61,6 +73,25 @@ class Steps {
   }
 
  private:
+  Shape query_shape() const { return {1, model_.n_query_heads, model_.head_dim}; }
+
+  // A step of all layers.
+  void attend(Operations& operations, TailAttention& attention, const std::vector<Tensor>& queries,
+              const Tensor& new_row, std::vector<Tensor>& out) const {
+    Attention* const all[] = {&attention};
+    if (attention.begin_step(all, {&n_context_, 1})) {
+      operations.repeat({&attention}, [&] {
+        for (size_t i = 0; i < out.size(); ++i) {
+          attention.attend_step({static_cast<int>(i), queries[i], new_row, new_row}, out[i]);
+        }
+      });
+    } else {
+      for (size_t i = 0; i < out.size(); ++i) {
+        out[i] = operations.clone(attention.attend({static_cast<int>(i), n_context_, queries[i], new_row, new_row}));
+      }
+    }
+  }
+
   const ModelInfo& model_;
   int64_t n_context_ = 0;
   std::vector<Tensor> queries_;  // per layer, [n_query_heads, n_queries, head_dim]

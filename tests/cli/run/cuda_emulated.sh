@@ -29,6 +29,7 @@ try run --device cuda --policy quest:0.1 question.jsonl
 try run --device cuda --device-memory 10K question.jsonl
 try run --device cuda --device-memory some question.jsonl
 try run --device-memory 8GiB question.jsonl
+try run --no-graph question.jsonl
 try run --device cuda --top-p 0.5 question.jsonl
 try run --device cuda --precision f32 question.jsonl
 try squeeze-dump-emulated --device cuda --model "$EXAMPLES/model" --context start.txt --dtype f32 -o x.kv.h5
