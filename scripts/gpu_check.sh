@@ -23,7 +23,10 @@ step() { # NAME COMMAND...: logs, and remembers failures
   local name=$1 begin=$SECONDS rc=0
   shift
   "$@" >"$out/$name.log" 2>&1 || rc=$?
-  printf '%-24s %s (%d s)\n' "$name" "$([ $rc = 0 ] && echo passed || echo "FAILED, exit $rc: $out/$name.log")" $((SECONDS - begin)) | tee -a "$out/steps.txt"
+  local found="FAILED, exit $rc: $out/$name.log"
+  [ $rc != 0 ] || found=passed
+  [ $rc != 77 ] || found="SKIPPED, nothing was checked: $out/$name.log"
+  printf '%-24s %s (%d s)\n' "$name" "$found" $((SECONDS - begin)) | tee -a "$out/steps.txt"
   if [ $rc != 0 ]; then status=1; tail -15 "$out/$name.log"; fi
 }
 : >"$out/steps.txt"
